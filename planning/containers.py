@@ -1,0 +1,93 @@
+"""The container as a decided thing: what `components.containers.run_container` runs, and nothing of how."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Literal
+
+FILES_DIR = "/config"
+"""Where `ContainerPlan.files` appear inside every container, read-only."""
+
+Network = Literal["inner", "edge"]
+"""`inner` has no way out (engines, scrapes); `edge` has one, and is needed to publish a port."""
+
+Exception_ = Literal["root", "writable", "capabilities", "host-pid", "host-files"]
+"""Departures from hardening; each needs a reason."""
+
+EMPTY: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Health:
+    """Docker's health check, run inside the container."""
+
+    command: tuple[str, ...]
+    """Without a shell."""
+    interval_s: int = 5
+    timeout_s: int = 5
+    start_period_s: int = 60
+    """Failures in this time after the start don't count."""
+    retries: int = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedPort:
+    """A port on this host's loopback."""
+
+    container: int
+    host: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class VolumeMount:
+    """A named volume of the stack, or a folder of the host's."""
+
+    source: str
+    """The volume's name inside the stack (`models`), or an absolute path."""
+    target: str
+    read_only: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContainerPlan:
+    """One container, fully decided. Hardened by default: what departs from that is in `exceptions`."""
+
+    service: str
+    """Name inside the stack, and DNS name on its networks: `nginx`, `chat-0`."""
+    component: Literal["serving", "gateway", "observability"]
+    image: str
+    user: str
+    """`uid:gid`. RLIMIT_NPROC counts by uid, so services that matter have one of their own."""
+    entrypoint: tuple[str, ...] = ()
+    """Empty: the image's own."""
+    command: tuple[str, ...] = ()
+    env: Mapping[str, str] = EMPTY
+    """Never a secret: `docker inspect` shows it."""
+    files: Mapping[str, str] = EMPTY
+    """File name → text, readable under FILES_DIR. Changing one replaces the container."""
+    mounts: tuple[VolumeMount, ...] = ()
+    tmpfs: Mapping[str, str] = EMPTY
+    """Path → mount options (`size=64m,mode=1777`): the only places that can be written besides volumes."""
+    networks: tuple[Network, ...] = ("inner",)
+    aliases: tuple[str, ...] = ()
+    """More DNS names on `inner`; containers that share one are found together."""
+    ports: tuple[PublishedPort, ...] = ()
+    memory_mib: int
+    shm_mib: int = 64
+    max_processes: int = 256
+    """Processes and threads of the container's uid."""
+    health: Health | None = None
+    """None only for jobs."""
+    ready_within_s: int = 120
+    """`pulumi up` fails when the container isn't healthy by then; for a job, when it hasn't ended."""
+    stop_grace_s: int = 10
+    stop_signal: str = "SIGTERM"
+    gpus: tuple[str, ...] = ()
+    """UUIDs, handed in as CDI devices."""
+    job: bool = False
+    """Runs once to its end, and must end with 0."""
+    capabilities: tuple[str, ...] = ()
+    exceptions: Mapping[Exception_, str] = field(default_factory=lambda: EMPTY)  # type: ignore[assignment]
+    """Departure → its reason."""
+    starts_in_s: int = 1
+    """Seconds from start to healthy, for the preview report."""

@@ -1,0 +1,30 @@
+"""Names that plans agree on: services, volumes, users. (Docker's own names come from `components.naming`.)"""
+
+from zlib import crc32
+
+MODELS_VOLUME = "models"
+"""Holds the weights, one folder a model and revision."""
+LITELLM_ALIAS = "litellm"
+"""Resolves to all LiteLLM instances."""
+LITELLM_PORT = 4000
+NGINX_PORT = 8080
+VLLM_PORT = 8000
+PROMETHEUS_PORT = 9090
+ALERTMANAGER_PORT = 9093
+NODE_EXPORTER_PORT = 9100
+DCGM_EXPORTER_PORT = 9400
+GRAFANA_PORT = 3000
+
+
+def replica_service(model: str, index: int) -> str:
+    """The service (and DNS) name of a model's replica: `chat-0`."""
+    return f"{model}-{index}"
+
+
+def litellm_service(index: int) -> str:
+    return f"litellm-{index}"
+
+
+def uid_of(service: str) -> int:
+    """A uid that is the service's own and never depends on what else the stack runs."""
+    return 20_000 + crc32(service.encode()) % 40_000

@@ -1,0 +1,1 @@
+"""WHAT to run: the spec's YAML files, their schema, and the one function that reads them."""

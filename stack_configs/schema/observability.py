@@ -1,0 +1,41 @@
+"""Metrics, rules and alerts."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from stack_configs.schema.base import Frozen, Port
+
+
+class Prometheus(Frozen):
+    port: Port = 9090
+    retention_days: Annotated[int, Field(ge=1, le=3650)] = 7
+    scrape_interval_s: Annotated[int, Field(ge=1, le=300)] = 15
+
+
+class Alertmanager(Frozen):
+    port: Port = 9093
+    webhook_url: str | None = None
+    """Where alerts are sent (a plain Alertmanager webhook). Without it they are shown in its UI only."""
+
+
+class Grafana(Frozen):
+    port: Port = 3000
+
+
+class AlertThresholds(Frozen):
+    """When the shipped rules fire."""
+
+    kv_cache_usage: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    """Share of the KV cache in use, together with preemptions."""
+    queue_length: Annotated[int, Field(ge=1)] = 5
+    """Requests that wait for capacity."""
+    ttft_p95_s: Annotated[float, Field(gt=0)] = 5.0
+    """95th percentile of the time to first token, seconds; 2.5, 5, 7.5 and 10 are bucket bounds of vLLM's."""
+
+
+class Observability(Frozen):
+    prometheus: Prometheus = Prometheus()
+    alertmanager: Alertmanager = Alertmanager()
+    grafana: Grafana | None = Grafana()
+    alerts: AlertThresholds = AlertThresholds()

@@ -1,0 +1,48 @@
+"""A whole stack, as `stack_configs/<stack>.yaml` describes it, and what `load` makes of it."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from stack_configs.schema.base import Frozen, GpuUuid, Name
+from stack_configs.schema.gateway import Gateway
+from stack_configs.schema.hosts import Host
+from stack_configs.schema.models import Model
+from stack_configs.schema.observability import Observability
+from stack_configs.schema.versions import ImageName
+
+
+class StackFile(Frozen):
+    """The YAML file that people edit."""
+
+    versions: Annotated[str, StringConstraints(pattern=r"^\d{4}\.\d{2}$")]
+    """The version set: a file under stack_configs/versions/."""
+    hosts: Annotated[dict[Name, Host], Field(min_length=1)]
+    models: Annotated[dict[Name, Model], Field(min_length=1)]
+    gateway: Gateway
+    observability: Observability = Observability()
+
+
+class Image(Frozen):
+    """An image as containers name it."""
+
+    ref: str
+    """`repository:tag@digest`, or the local tag of a built image."""
+    starts_in_s: int
+
+
+class StackSpec(Frozen):
+    """Everything that decides what runs: the file, the version set's images, and this machine's choices."""
+
+    stack: Name
+    """Pulumi's stack name: `dev`, `prod`."""
+    file: StackFile
+    images: dict[ImageName, Image]
+    """Resolved images; one that can't be had the chosen way (Grafana, when built) is absent."""
+    weights: Literal["hub", "random"] = "hub"
+    """`random`: tiny models with random weights stand in, whose answers are gibberish by design."""
+    local_gpus: tuple[GpuUuid, ...] = ()
+    """GPUs of this machine that Docker can use, found by `make up`. Models on a `local` host without `gpus` use the first."""
+    key_hashes: dict[Name, str]
+    """SHA-256 (hex) of each API key under `gateway.keys`."""
+    warnings: tuple[str, ...] = ()
