@@ -87,7 +87,7 @@ class ContainerPlan:
     job: bool = False
     """Runs once to its end, and must end with 0."""
     capabilities: tuple[str, ...] = ()
-    exceptions: Mapping[Exception_, str] = field(default_factory=lambda: EMPTY)  # type: ignore[assignment]
+    exceptions: Mapping[Exception_, str] = field(default_factory=dict)
     """Departure → its reason."""
     starts_in_s: int = 1
     """Seconds from start to healthy, for the preview report."""

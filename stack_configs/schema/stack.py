@@ -42,7 +42,10 @@ class StackSpec(Frozen):
     weights: Literal["hub", "random"] = "hub"
     """`random`: tiny models with random weights stand in, whose answers are gibberish by design."""
     local_gpus: tuple[GpuUuid, ...] = ()
-    """GPUs of this machine that Docker can use, found by `make up`. Models on a `local` host without `gpus` use the first."""
+    """GPUs of this machine that Docker can use, found by `make up`.
+
+    Models on a `local` host that name no `gpus` use the first.
+    """
     key_hashes: dict[Name, str]
     """SHA-256 (hex) of each API key under `gateway.keys`."""
     warnings: tuple[str, ...] = ()

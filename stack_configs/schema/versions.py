@@ -33,12 +33,12 @@ class ImagePin(Frozen):
     repository: str
     tag: str
     digest: Digest | None = None
-    """None: nobody could verify it. Works in dev with a warning; prod refuses it until `tools/lock` resolved it."""
+    """None: nobody could verify it. Dev warns and runs it; prod refuses it until `tools/lock` resolved it."""
     source: str
     """Where tag and digest were seen."""
     built: BuiltImage | None = None
     starts_in_s: Annotated[int, Field(ge=0)] = 1
-    """Seconds from its start to healthy as measured with the built image on 4 cores; the preview report uses it."""
+    """Seconds from start to healthy, measured with the built image on 4 cores. For the preview report."""
 
 
 class VersionSet(Frozen):
