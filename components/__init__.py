@@ -1,0 +1,1 @@
+"""HOW it is made: ComponentResources that turn a plan into resources and decide nothing."""

@@ -31,3 +31,9 @@ class StackPlan:
     models: tuple[ModelPlan, ...]
     gateway: GatewayPlan
     observability: ObservabilityPlan
+
+    @property
+    def containers(self) -> tuple[ContainerPlan, ...]:
+        """Every container of the stack."""
+        models = [c for model in self.models for c in (model.fetch, *model.replicas)]
+        return (*models, *self.gateway.litellm, self.gateway.nginx, *self.observability.containers)

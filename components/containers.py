@@ -1,0 +1,252 @@
+"""The one way a container is run: hardening, limits, logs, restarts, labels, config files.
+
+The only module that imports pulumi_docker. A `ContainerPlan` is decided already; this makes it exist.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pulumi
+import pulumi_docker as docker
+from pulumi import Input, Output, Resource, ResourceOptions
+
+from components.naming import JOB_LABEL, STARTS_IN_LABEL, Names
+from planning.containers import FILES_DIR, ContainerPlan, Network
+
+LOG_LINES_ON_FAILURE = 15
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runtime:
+    """Where containers of one host run: its names, networks and shared volumes."""
+
+    names: Names
+    networks: Mapping[Network, Input[str]]
+    volumes: Mapping[str, Input[str]]
+    """Name inside the stack → Docker's name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Running:
+    """A container that was asked for."""
+
+    container: docker.Container
+    ready: Input[Resource]
+    """For `depends_on`: the container once it is healthy; a job once it has ended with 0."""
+
+
+def make_networks(names: Names, opts: ResourceOptions) -> dict[Network, Output[str]]:
+    """The stack's two networks: `inner` has no way out, `edge` has one."""
+
+    def network(name: Network, internal: bool) -> Output[str]:
+        made = docker.Network(
+            f"{name}-network",
+            name=names.docker(name),
+            driver="bridge",
+            internal=internal,
+            labels=[
+                docker.NetworkLabelArgs(label=key, value=value)
+                for key, value in names.labels("stack", f"{name}-network").items()
+            ],
+            opts=opts,
+        )
+        return made.name
+
+    return {"inner": network("inner", internal=True), "edge": network("edge", internal=False)}
+
+
+def make_volume(names: Names, name: str, component: str, opts: ResourceOptions) -> Output[str]:
+    """A named volume of the stack."""
+    return docker.Volume(
+        f"{name}-volume",
+        name=names.docker(name),
+        driver="local",
+        labels=_volume_labels(names, component, name),
+        opts=opts,
+    ).name
+
+
+def run_container(plan: ContainerPlan, runtime: Runtime, opts: ResourceOptions) -> Running:
+    """Run `plan` and wait until it is healthy; a job, until it has ended.
+
+    `opts` carries parent and dependencies. A change of anything but limits and restart policy replaces the
+    container: the old one goes first, since the name and the ports are the same.
+    """
+    names = runtime.names
+    mounts = [_mount(runtime, m.source, m.target, m.read_only) for m in plan.mounts]
+    depends: list[Resource] = []
+    if plan.files:
+        volume, carrier = _config_files(plan, runtime, opts)
+        mounts.append(
+            docker.ContainerMountArgs(type="volume", source=volume, target=FILES_DIR, read_only=True)
+        )
+        depends.append(carrier)
+    labels = {**names.labels(plan.component, plan.service), STARTS_IN_LABEL: str(plan.starts_in_s)}
+    if plan.job:
+        labels[JOB_LABEL] = "true"
+    container = docker.Container(
+        plan.service,
+        name=names.docker(plan.service),
+        image=plan.image,
+        entrypoints=list(plan.entrypoint) or None,
+        command=list(plan.command) or None,
+        envs=[f"{key}={value}" for key, value in sorted(plan.env.items())],
+        user=plan.user,
+        labels=_container_labels(labels),
+        # What it may do.
+        read_only="writable" not in plan.exceptions,
+        capabilities=docker.ContainerCapabilitiesArgs(
+            drops=["ALL"], adds=[f"CAP_{name}" for name in plan.capabilities]
+        ),
+        security_opts=["no-new-privileges:true"],
+        pid_mode="host" if "host-pid" in plan.exceptions else None,
+        privileged=False,
+        # What it may use. Memory and swap are one limit: a swapping engine is slower than a restarted one.
+        memory=plan.memory_mib,
+        memory_swap=plan.memory_mib,
+        shm_size=plan.shm_mib,
+        ulimits=[
+            docker.ContainerUlimitArgs(name="nproc", soft=plan.max_processes, hard=plan.max_processes),
+            docker.ContainerUlimitArgs(name="core", soft=0, hard=0),
+        ],
+        device_requests=[
+            docker.ContainerDeviceRequestArgs(
+                driver="cdi", device_ids=[f"nvidia.com/gpu={uuid}" for uuid in plan.gpus]
+            )
+        ]
+        if plan.gpus
+        else None,
+        mounts=mounts,
+        tmpfs=dict(plan.tmpfs) or None,
+        # Who reaches it.
+        network_mode="bridge",
+        networks_advanced=[
+            docker.ContainerNetworksAdvancedArgs(
+                name=runtime.networks[name],
+                aliases=[plan.service, *plan.aliases] if name == "inner" else [plan.service],
+            )
+            for name in plan.networks
+        ],
+        ports=[
+            docker.ContainerPortArgs(internal=p.container, external=p.host, ip="127.0.0.1", protocol="tcp")
+            for p in plan.ports
+        ]
+        or None,
+        # How it lives.
+        restart="no" if plan.job else "unless-stopped",
+        must_run=not plan.job,
+        attach=plan.job,
+        logs=plan.job,
+        wait=plan.health is not None,
+        wait_timeout=plan.ready_within_s,
+        healthcheck=_healthcheck(plan),
+        init=False,
+        stop_signal=plan.stop_signal,
+        stop_timeout=plan.stop_grace_s,
+        destroy_grace_seconds=plan.stop_grace_s,
+        log_driver="json-file",
+        log_opts={"max-size": "10m", "max-file": "3"},
+        opts=ResourceOptions.merge(
+            opts,
+            ResourceOptions(
+                depends_on=depends,
+                delete_before_replace=True,
+                replace_on_changes=["healthcheck"],
+                custom_timeouts=pulumi.CustomTimeouts(create=f"{plan.ready_within_s + 120}s"),
+            ),
+        ),
+    )
+    return Running(
+        container=container, finished=_finished(container) if plan.job else Output.from_input(container)
+    )
+
+
+def _config_files(
+    plan: ContainerPlan, runtime: Runtime, opts: ResourceOptions
+) -> tuple[Output[str], docker.Container]:
+    """The plan's files in a volume of their own, whose name changes with them.
+
+    Docker refuses to copy files into a container whose root is read-only, so a second container of the
+    same image, never started, takes the uploads. Returns the volume's name and that container.
+    """
+    names = runtime.names
+    digest = hashlib.sha256(json.dumps(dict(plan.files), sort_keys=True).encode()).hexdigest()[:8]
+    service = f"{plan.service}-files"
+    volume = docker.Volume(
+        service,
+        name=f"{names.docker(service)}-{digest}",
+        driver="local",
+        labels=_volume_labels(names, plan.component, service),
+        opts=opts,
+    )
+    carrier = docker.Container(
+        f"{service}-carrier",
+        name=names.docker(service),
+        image=plan.image,
+        # Never run; without a command Docker refuses images that have none.
+        command=["true"],
+        labels=_container_labels({**names.labels(plan.component, service)}),
+        network_mode="none",
+        start=False,
+        must_run=False,
+        init=False,
+        log_driver="json-file",
+        mounts=[docker.ContainerMountArgs(type="volume", source=volume.name, target=FILES_DIR)],
+        uploads=[
+            docker.ContainerUploadArgs(file=f"{FILES_DIR}/{name}", content=text, permissions="0444")
+            for name, text in sorted(plan.files.items())
+        ],
+        opts=ResourceOptions.merge(opts, ResourceOptions(delete_before_replace=True)),
+    )
+    return volume.name, carrier
+
+
+def _mount(runtime: Runtime, source: str, target: str, read_only: bool) -> docker.ContainerMountArgs:
+    if source.startswith("/"):
+        return docker.ContainerMountArgs(type="bind", source=source, target=target, read_only=read_only)
+    return docker.ContainerMountArgs(
+        type="volume", source=runtime.volumes[source], target=target, read_only=read_only
+    )
+
+
+def _healthcheck(plan: ContainerPlan) -> docker.ContainerHealthcheckArgs | None:
+    if plan.health is None:
+        return None
+    return docker.ContainerHealthcheckArgs(
+        tests=["CMD", *plan.health.command],
+        interval=_duration(plan.health.interval_s),
+        timeout=_duration(plan.health.timeout_s),
+        start_period=_duration(plan.health.start_period_s),
+        retries=plan.health.retries,
+    )
+
+
+def _duration(seconds: int) -> str:
+    """As Go prints a duration, so that what Docker answers is what we wrote: 90 → `1m30s`."""
+    hours, rest = divmod(seconds, 3600)
+    minutes, secs = divmod(rest, 60)
+    if hours:
+        return f"{hours}h{minutes}m{secs}s"
+    return f"{minutes}m{secs}s" if minutes else f"{secs}s"
+
+
+def _finished(job: docker.Container) -> Output[Resource]:
+    def check(values: Sequence[object]) -> Resource:
+        exit_code, logs = values
+        if exit_code not in (0, None):
+            last = "\n".join(str(logs or "").strip().splitlines()[-LOG_LINES_ON_FAILURE:])
+            raise pulumi.RunError(f"job {job._name} ended with exit code {exit_code}:\n{last}")
+        return job
+
+    return Output.all(job.exit_code, job.container_logs).apply(check)
+
+
+def _container_labels(labels: Mapping[str, str]) -> list[docker.ContainerLabelArgs]:
+    return [docker.ContainerLabelArgs(label=key, value=value) for key, value in sorted(labels.items())]
+
+
+def _volume_labels(names: Names, component: str, service: str) -> list[docker.VolumeLabelArgs]:
+    labels = names.labels(component, service)
+    return [docker.VolumeLabelArgs(label=key, value=value) for key, value in sorted(labels.items())]

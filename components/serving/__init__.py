@@ -1,0 +1,1 @@
+"""Models: weights, and the engines that serve them."""
