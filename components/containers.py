@@ -158,9 +158,7 @@ def run_container(plan: ContainerPlan, runtime: Runtime, opts: ResourceOptions) 
             ),
         ),
     )
-    return Running(
-        container=container, finished=_finished(container) if plan.job else Output.from_input(container)
-    )
+    return Running(container=container, ready=_finished(container) if plan.job else container)
 
 
 def _config_files(

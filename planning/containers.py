@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Literal
 
 FILES_DIR = "/config"
@@ -13,8 +12,6 @@ Network = Literal["inner", "edge"]
 
 Exception_ = Literal["root", "writable", "capabilities", "host-pid", "host-files"]
 """Departures from hardening; each needs a reason."""
-
-EMPTY: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,12 +58,12 @@ class ContainerPlan:
     entrypoint: tuple[str, ...] = ()
     """Empty: the image's own."""
     command: tuple[str, ...] = ()
-    env: Mapping[str, str] = EMPTY
+    env: Mapping[str, str] = field(default_factory=dict)
     """Never a secret: `docker inspect` shows it."""
-    files: Mapping[str, str] = EMPTY
+    files: Mapping[str, str] = field(default_factory=dict)
     """File name → text, readable under FILES_DIR. Changing one replaces the container."""
     mounts: tuple[VolumeMount, ...] = ()
-    tmpfs: Mapping[str, str] = EMPTY
+    tmpfs: Mapping[str, str] = field(default_factory=dict)
     """Path → mount options (`size=64m,mode=1777`): the only places that can be written besides volumes."""
     networks: tuple[Network, ...] = ("inner",)
     aliases: tuple[str, ...] = ()
