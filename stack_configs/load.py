@@ -1,0 +1,364 @@
+"""Pulumi config + YAML + version set → StackSpec, or everything that is wrong with them."""
+
+import difflib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
+
+from images.recipes import tag as built_tag
+from stack_configs.problems import Path as YamlPath
+from stack_configs.problems import Problem, SpecError
+from stack_configs.rules import Parsed, broken_rules
+from stack_configs.schema.base import Frozen
+from stack_configs.schema.gateway import Gateway
+from stack_configs.schema.hosts import Host
+from stack_configs.schema.models import Model
+from stack_configs.schema.observability import Observability
+from stack_configs.schema.stack import Image, StackFile, StackSpec
+from stack_configs.schema.versions import ImageName, VersionSet
+from stack_configs.source import Source, parse
+
+ROOT = Path(__file__).resolve().parent.parent
+OPTIONAL_IMAGES = frozenset({"grafana", "dcgm-exporter", "vllm-cuda", "vllm-cpu"})
+"""Needed by some stacks only."""
+
+T = TypeVar("T", bound=Frozen)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What is this user's own: the stack's Pulumi config, namespace `inference-stack`."""
+
+    images: Literal["registry", "built"] = "registry"
+    weights: Literal["hub", "random"] = "hub"
+    gpus: tuple[str, ...] = ()
+    key_hashes: Mapping[str, str] = field(default_factory=dict)
+
+
+def spec_from_pulumi() -> StackSpec:
+    """The spec of the stack that Pulumi runs. The only reader of Pulumi's config. Raises SpecError."""
+    import pulumi
+
+    config = pulumi.Config("inference-stack")
+    raw: dict[str, Any] = {
+        "images": config.get("images"),
+        "weights": config.get("weights"),
+        "gpus": config.get_object("gpus"),
+        "key_hashes": config.get_object("key-hashes"),
+    }
+    given = {key: value for key, value in raw.items() if value is not None}
+    return load(pulumi.get_stack(), _settings(given, pulumi.get_stack()))
+
+
+def load(stack: str, settings: Settings, root: Path = ROOT) -> StackSpec:
+    """Read `stack_configs/<stack>.yaml` and its version set. Raises SpecError with all problems."""
+    path = root / "stack_configs" / f"{stack}.yaml"
+    name = f"stack_configs/{stack}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
+        raise SpecError(
+            [Problem(path=(), says="does not exist", write=f"write it, or use one of: {known}", file=name)]
+        )
+    return resolve(parse(path.read_text(), name), stack, settings, root)
+
+
+def resolve(source: Source, stack: str, settings: Settings, root: Path = ROOT) -> StackSpec:
+    """From a parsed file to the spec. Raises SpecError with all problems."""
+    parsed, problems = _parts(source)
+    problems += [source.problem(*found) for found in broken_rules(parsed, settings.weights, settings.gpus)]
+    problems += _missing_keys(source, parsed, settings)
+    versions = _version_set(source, root, problems)
+    images: dict[ImageName, Image] = {}
+    warnings: list[str] = []
+    if versions:
+        local = all(host.connection.kind == "local" for host in parsed.hosts.values())
+        images = _images(source, versions, settings.images, local, problems, warnings)
+    if problems:
+        raise SpecError(sorted(problems, key=lambda p: (p.line or 0, str(p.path))))
+    if settings.weights == "random":
+        warnings.append("models have random weights: every answer is gibberish by design")
+    return StackSpec(
+        stack=stack,
+        file=StackFile.model_validate(source.data),
+        images=images,
+        weights=settings.weights,
+        local_gpus=settings.gpus,
+        key_hashes={
+            name: settings.key_hashes[name] for name in (parsed.gateway.keys if parsed.gateway else ())
+        },
+        warnings=tuple(warnings),
+    )
+
+
+def unsupported(spec: StackSpec) -> tuple[Problem, ...]:
+    """Parts of a valid spec that this version checks but can't deploy yet."""
+    return tuple(
+        Problem(
+            path=("hosts", name, "connection"),
+            says="hosts over SSH are checked but can't be deployed to yet",
+            write="try `kind: local` on that machine itself, with a stack of its own",
+            file=f"stack_configs/{spec.stack}.yaml",
+        )
+        for name, host in spec.file.hosts.items()
+        if host.connection.kind == "ssh"
+    )
+
+
+def _parts(source: Source) -> tuple[Parsed, list[Problem]]:
+    """Each host and model by itself, so that a mistake in one hides none in another."""
+    problems: list[Problem] = []
+    data = source.data
+    for key in data:
+        if key not in StackFile.model_fields:
+            problems.append(_unknown(source, (str(key),), StackFile))
+    for key, info in StackFile.model_fields.items():
+        if info.is_required() and key not in data:
+            problems.append(
+                source.problem((key,), "is missing", f"add `{key}:`; stack_configs/dev.yaml has one")
+            )
+    versions = data.get("versions")
+    if versions is not None and not (isinstance(versions, str) and re.fullmatch(r"\d{4}\.\d{2}", versions)):
+        problems.append(
+            source.problem(("versions",), "is not a version set", 'write it in quotes: "2026.11"')
+        )
+
+    def named(section: str, kind: type[T]) -> dict[str, T]:
+        entries = data.get(section, {})
+        if not isinstance(entries, dict):
+            problems.append(
+                source.problem((section,), "is not a mapping of names", f"write `{section}:` and names below")
+            )
+            return {}
+        if section in data and not entries:
+            problems.append(source.problem((section,), "is empty", "name at least one"))
+        found: dict[str, T] = {}
+        for name, entry in entries.items():
+            if not re.fullmatch(r"[a-z][a-z0-9-]{0,38}[a-z0-9]", str(name)):
+                problems.append(
+                    source.problem(
+                        (section, str(name)),
+                        "is no name: it becomes a DNS name",
+                        "use 2 to 40 lower-case letters, digits and dashes, a letter first",
+                    )
+                )
+                continue
+            made = _validated(source, (section, name), kind, entry, problems)
+            if made is not None:
+                found[name] = made
+        return found
+
+    def single(section: str, kind: type[T]) -> T | None:
+        return _validated(source, (section,), kind, data[section], problems) if section in data else None
+
+    parsed = Parsed(
+        hosts=named("hosts", Host),
+        models=named("models", Model),
+        gateway=single("gateway", Gateway),
+        observability=single("observability", Observability) or Observability(),
+        broken=frozenset(p.path[:2] for p in problems),
+    )
+    return parsed, problems
+
+
+def _validated(
+    source: Source, path: YamlPath, kind: type[T], entry: object, problems: list[Problem]
+) -> T | None:
+    try:
+        return kind.model_validate(entry)
+    except ValidationError as error:
+        details = error.errors()
+        inner = {detail["loc"][:n] for detail in details for n in range(len(detail["loc"]))}
+        # A list whose items are wrong counts as too short as well: say it once.
+        told = [d for d in details if not (d["type"] == "too_short" and d["loc"] in inner)]
+        problems += [_translated(source, path, kind, detail) for detail in told]
+        return None
+
+
+def _translated(source: Source, path: YamlPath, kind: type[Frozen], detail: ErrorDetails) -> Problem:
+    """Pydantic's error in plain words."""
+    # A tagged union adds its tag to the location; the YAML has no such key.
+    inside = tuple(
+        part
+        for part in detail["loc"]
+        if part not in ("local", "ssh", "literal['all']") and not _is_union_arm(part)
+    )
+    at = (*path, *inside)
+    context = detail.get("ctx", {})
+    match detail["type"]:
+        case "extra_forbidden":
+            return _unknown(source, at, _model_at(kind, detail["loc"][:-1]))
+        case "missing":
+            return source.problem(
+                at, "is missing", f"add `{inside[-1] if inside else at[-1]}:`; see docs/reference/settings.md"
+            )
+        case "union_tag_not_found" | "union_tag_invalid":
+            return source.problem(
+                (*at, "kind"), "says neither local nor ssh", "write `kind: local` or `kind: ssh`"
+            )
+        case "string_pattern_mismatch":
+            return _pattern(source, at, str(detail["input"]), str(context.get("pattern")))
+        case "literal_error":
+            return source.problem(
+                at, f"{detail['input']!r} is none of the choices", f"write {context.get('expected')}"
+            )
+        case _:
+            says = detail["msg"][0].lower() + detail["msg"][1:]
+            return source.problem(
+                at,
+                f"{says} (it is {_short(detail['input'])})",
+                "see docs/reference/settings.md for what fits",
+            )
+
+
+def _is_union_arm(part: object) -> bool:
+    return isinstance(part, str) and ("[" in part or part in ("LocalConnection", "SshConnection"))
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+def _pattern(source: Source, at: YamlPath, given: str, pattern: str) -> Problem:
+    if "{40}" in pattern:
+        return source.problem(
+            at,
+            f"{given!r} is not a full commit: a branch or tag can move under a running service",
+            "write the 40 hex digits that the model's page shows under Files → History",
+        )
+    if "GPU-" in pattern:
+        return source.problem(
+            at, f"{given!r} is not a GPU's UUID", "write what `nvidia-smi -L` prints: GPU-…"
+        )
+    return source.problem(at, f"{given!r} does not have the form {pattern}", "see docs/reference/settings.md")
+
+
+def _unknown(source: Source, at: YamlPath, kind: type[Frozen] | None) -> Problem:
+    known = list(kind.model_fields) if kind else []
+    near = difflib.get_close_matches(str(at[-1]), known, n=1)
+    write = (
+        f"did you mean `{near[0]}`?"
+        if near
+        else f"known here: {', '.join(known) or 'see docs/reference/settings.md'}"
+    )
+    return source.problem(at, "is not a setting", write)
+
+
+def _model_at(kind: type[Frozen], loc: tuple[str | int, ...]) -> type[Frozen] | None:
+    """The model that holds the keys at pydantic's location `loc`, or None where that is not one plain model."""
+    current: Any = kind
+    for index, part in enumerate(loc):
+        info = getattr(current, "model_fields", {}).get(part)
+        if info is None:
+            continue
+        tag = loc[index + 1] if index + 1 < len(loc) else None
+        arms = _models_in(info.annotation)
+        tagged = [
+            arm for arm in arms if tag in get_args(getattr(arm.model_fields.get("kind"), "annotation", None))
+        ]
+        found = tagged or arms
+        if not found:
+            return None
+        current = found[0]
+    return current if isinstance(current, type) and issubclass(current, Frozen) else None
+
+
+def _models_in(annotation: Any) -> list[type[Frozen]]:
+    if isinstance(annotation, type) and issubclass(annotation, Frozen):
+        return [annotation]
+    return [model for arm in get_args(annotation) for model in _models_in(arm)]
+
+
+def _missing_keys(source: Source, parsed: Parsed, settings: Settings) -> list[Problem]:
+    wanted = parsed.gateway.keys if parsed.gateway else {}
+    return [
+        source.problem(
+            ("gateway", "keys", name),
+            "has no key yet",
+            "run `make up`, or set its SHA-256: "
+            f"`pulumi config set --path 'inference-stack:key-hashes.{name}' HASH`",
+        )
+        for name in wanted
+        if name not in settings.key_hashes
+    ]
+
+
+def _version_set(source: Source, root: Path, problems: list[Problem]) -> VersionSet | None:
+    name = source.data.get("versions")
+    if not isinstance(name, str) or not re.fullmatch(r"\d{4}\.\d{2}", name):
+        return None
+    path = root / "stack_configs" / "versions" / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
+        problems.append(
+            source.problem(("versions",), f"there is no version set {name}", f"write one of: {known}")
+        )
+        return None
+    versions = parse(path.read_text(), f"stack_configs/versions/{name}.yaml")
+    return _validated(versions, (), VersionSet, versions.data, problems)
+
+
+def _images(
+    source: Source,
+    versions: VersionSet,
+    way: Literal["registry", "built"],
+    local: bool,
+    problems: list[Problem],
+    warnings: list[str],
+) -> dict[ImageName, Image]:
+    images: dict[ImageName, Image] = {}
+    for name, pin in versions.images.items():
+        if way == "built":
+            if pin.built:
+                images[name] = Image(ref=built_tag(pin.built.recipe), starts_in_s=pin.starts_in_s)
+            elif name == "grafana":
+                warnings.append(
+                    "Grafana is left out: its image can't be built here, and no registry is reached"
+                )
+            continue
+        ref = f"{pin.repository}:{pin.tag}"
+        if pin.digest:
+            ref += f"@{pin.digest}"
+        elif local:
+            warnings.append(f"image {ref} is pinned by its tag only: nobody could verify a digest")
+        else:
+            problems.append(
+                source.problem(
+                    ("versions",),
+                    f"image {ref} has no digest: its tag can move under a running service",
+                    "run `python -m tools.lock images` where its registry can be reached",
+                )
+            )
+        images[name] = Image(ref=ref, starts_in_s=pin.starts_in_s)
+    for name in get_args(ImageName):
+        if name not in images and name not in OPTIONAL_IMAGES:
+            problems.append(
+                source.problem(("versions",), f"there is no image {name}", "add it to the version set")
+            )
+    return images
+
+
+def _settings(raw: dict[str, Any], stack: str) -> Settings:
+    try:
+        return TypeAdapter(Settings).validate_python(raw)
+    except ValidationError as error:
+        raise SpecError(
+            [
+                Problem(
+                    path=(".".join(map(str, detail["loc"])),),
+                    says=f"Pulumi config has {_short(detail['input'])}: {detail['msg'].lower()}",
+                    write=f"`pulumi config set inference-stack:{detail['loc'][0]} …`",
+                    file=f"Pulumi.{stack}.yaml",
+                )
+                for detail in error.errors()
+            ]
+        ) from error
+
+
+__all__ = ["Settings", "SpecError", "load", "resolve", "spec_from_pulumi", "unsupported"]

@@ -1,0 +1,85 @@
+"""Every file below cases/ is one spec, with all that must be said of it; its path is the behaviour it shows.
+
+`spec` is laid over the base file (`dev` or `prod`; null takes a key away), or `text` is the whole file.
+`problems` is the complete list: path, and parts of what is said and what to write. A good case has `loads`.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from stack_configs.load import ROOT, Settings, resolve
+from stack_configs.problems import Problem, SpecError, dotted
+from stack_configs.source import parse
+
+CASES = Path(__file__).parent / "cases"
+FILES = sorted(CASES.rglob("*"))
+KEYS = dict.fromkeys(("me", "editors", "batch"), "0" * 64)
+
+
+def overlaid(base: Any, over: Any) -> Any:
+    if not (isinstance(base, dict) and isinstance(over, dict)):
+        return over
+    merged = {**base, **{key: overlaid(base.get(key), value) for key, value in over.items()}}
+    return {key: value for key, value in merged.items() if value is not None}
+
+
+def spec_of(case: dict[str, Any]) -> Any:
+    text = case.get("text")
+    if text is None:
+        base = yaml.safe_load((ROOT / "stack_configs" / f"{case['base']}.yaml").read_text())
+        text = yaml.safe_dump(overlaid(base, case["spec"]), sort_keys=False)
+    settings = Settings(**{"key_hashes": KEYS, **case.get("settings", {})})
+    return resolve(parse(text, "spec.yaml"), case.get("base", "dev"), settings)
+
+
+def at(value: Any, path: str) -> Any:
+    for part in path.split("."):
+        value = value[part] if isinstance(value, dict) else getattr(value, part)
+    return list(value) if isinstance(value, tuple) else value
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if f.is_file()], ids=lambda f: str(f.relative_to(CASES)))
+def test_case(file: Path) -> None:
+    case = yaml.safe_load(file.read_text())
+    assert set(case) <= {"why", "base", "spec", "text", "settings", "problems", "loads"}, "a key nobody reads"
+    assert case["why"]
+    assert ("problems" in case) != ("loads" in case)
+    if "loads" in case:
+        spec = spec_of(case)
+        assert {path: at(spec, path) for path in case["loads"]} == case["loads"]
+        return
+    with pytest.raises(SpecError) as raised:
+        spec_of(case)
+    found = {dotted(problem.path): problem for problem in raised.value.problems}
+    expected = {problem["path"]: problem for problem in case["problems"]}
+    assert sorted(dotted(p.path) for p in raised.value.problems) == sorted(expected), str(raised.value)
+    for path, problem in found.items():
+        assert expected[path]["says"] in problem.says, problem.says
+        assert expected[path]["write"] in problem.write, problem.write
+        assert problem.file == "spec.yaml"
+        assert problem.line, "no line"
+
+
+def test_every_file_is_a_case() -> None:
+    assert [f.name for f in FILES if f.is_file() and f.suffix != ".yaml"] == []
+    assert sum("problems" in yaml.safe_load(f.read_text()) for f in FILES if f.is_file()) >= 40
+
+
+def test_a_problem_reads_like_a_compilers() -> None:
+    problem = Problem(path=("models", "chat"), says="is wrong", write="mend it", file="x.yaml", line=3)
+    assert str(SpecError([problem])) == (
+        "the stack's description can't be used:\nx.yaml:3  models.chat\n    is wrong\n    mend it\n"
+        "1 problem. Nothing was changed."
+    )
+
+
+def test_a_stack_without_a_file_names_those_that_have_one(tmp_path: Path) -> None:
+    from stack_configs.load import load
+
+    with pytest.raises(SpecError, match=r"does not exist\n.*one of: dev, prod"):
+        load("dve", Settings())
+    with pytest.raises(SpecError):
+        load("dev", Settings(), root=tmp_path)
