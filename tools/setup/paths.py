@@ -1,0 +1,36 @@
+"""Where set-up keeps things.
+
+STATE is this clone's own and ignored by git: Pulumi's state, secrets, logs, choices. CACHE is the user's and
+shared by all clones: whatever can be had again from the network, keyed by version, so that deleting it costs
+time and nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+REPO = Path(__file__).resolve().parents[2]
+STATE = REPO / ".state"
+LOGS = STATE / "logs"
+TIMINGS = STATE / "timings.json"
+VENV = REPO / ".venv"
+GO_MODULES = REPO / "tools" / "setup" / "go"
+
+
+def cache() -> Path:
+    """$INFERENCE_STACK_CACHE, else inference-stack in $XDG_CACHE_HOME, else in ~/.cache."""
+    own = os.environ.get("INFERENCE_STACK_CACHE")
+    if own:
+        return Path(own).expanduser().resolve()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "inference-stack"
+
+
+CACHE = cache()
+
+
+def pulumi_home() -> Path:
+    """PULUMI_HOME if the user has set it, else this clone's own: plugins of ours never go to ~/.pulumi."""
+    own = os.environ.get("PULUMI_HOME")
+    return Path(own).expanduser() if own else STATE / "pulumi"
