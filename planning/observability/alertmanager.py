@@ -35,9 +35,9 @@ def alertmanager_yml(settings: Alertmanager) -> str:
                 "equal": ["job", "instance"],
             },
             {
-                "source_matchers": ['severity="critical"'],
-                "target_matchers": ['severity="warning"'],
-                "equal": ["alertname", "instance", "model", "gpu"],
+                "source_matchers": ['alertname="GpuOverheating"'],
+                "target_matchers": ['alertname=~"GpuHot|GpuThrottledByHeat"'],
+                "equal": ["instance", "UUID"],
             },
         ],
         "receivers": [receiver],

@@ -6,9 +6,9 @@ import yaml
 
 from planning.containers import FILES_DIR
 from planning.names import PROMETHEUS_PORT
+from planning.observability.dashboards import DATASOURCE_UID, dashboard_json
 from stack_configs.schema.stack import StackSpec
 
-DATASOURCE_UID = "prometheus"
 ENVIRONMENT: Mapping[str, str] = {
     "GF_PATHS_PROVISIONING": FILES_DIR,
     "GF_AUTH_ANONYMOUS_ENABLED": "true",
@@ -31,7 +31,7 @@ ENVIRONMENT: Mapping[str, str] = {
 
 
 def files(spec: StackSpec) -> dict[str, str]:
-    """Provisioning files: the data source, and the folder whose dashboards Grafana shows."""
+    """Provisioning files: the data source, the dashboard, and where Grafana finds it."""
     datasource = {
         "apiVersion": 1,
         "datasources": [
@@ -62,4 +62,5 @@ def files(spec: StackSpec) -> dict[str, str]:
     return {
         "datasources/prometheus.yaml": yaml.safe_dump(datasource, sort_keys=False),
         "dashboards/provider.yaml": yaml.safe_dump(provider, sort_keys=False),
+        "dashboards/json/inference-stack.json": dashboard_json(spec),
     }
