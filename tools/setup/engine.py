@@ -1,7 +1,7 @@
-"""Pulumi's CLI, its Python language host and the Docker plugin, at pinned versions.
+"""Pulumi's CLI, Python language host and Docker plugin, at pinned versions.
 
-Three ways, in this order: a `pulumi` of the pinned version on PATH (which then gets its plugins by itself), the
-official download, and a build from Go modules for machines that reach only package registries.
+Three ways, in this order: a `pulumi` of the pinned version on PATH (which then gets its plugins by
+itself), the official download, and a build from Go modules for machines that reach only package registries.
 """
 
 from __future__ import annotations

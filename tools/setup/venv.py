@@ -1,4 +1,4 @@
-"""The Python environment in .venv, installed from the hash locks requirements.txt and requirements-dev.txt."""
+"""The Python environment in .venv, from the hash locks requirements.txt and requirements-dev.txt."""
 
 from __future__ import annotations
 
