@@ -1,0 +1,129 @@
+"""vLLM: the image, arguments, environment and health check of one replica.
+
+Flags and variables are those of vLLM 0.31 and 0.32 (`vllm serve --help=all`, `vllm/envs.py`);
+tests/contract/test_vllm_args.py hands every argument list to vLLM's own parser.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from planning.containers import FILES_DIR, Health
+from planning.names import VLLM_PORT
+from stack_configs.schema.models import Model
+from stack_configs.schema.versions import ImageName
+
+READY_FILE = "ready.py"
+READY_SOURCE = Path(__file__).parent.parent / "files" / READY_FILE
+
+STOP_MARGIN_S = 20
+"""From the end of draining until the process is gone, seconds; then Docker kills it."""
+
+SHM_MIB = 256
+"""The engine's process and the API's talk through shared memory. 160 MiB are needed, and with Docker's 64 the
+engine dies after a minute (seen with 0.32 on a CPU)."""
+SHM_MIB_PER_GPU = 512
+"""NCCL and the workers' message queues, for each GPU of a replica with several. From memory: no test of ours saw it."""
+
+OWNED_FLAGS = frozenset(
+    {
+        "--model",
+        "--served-model-name",
+        "--host",
+        "--port",
+        "--max-model-len",
+        "--max-num-seqs",
+        "--max-num-queued-reqs",
+        "--dtype",
+        "--gpu-memory-utilization",
+        "--kv-cache-memory-bytes",
+        "--tensor-parallel-size",
+        "--enforce-eager",
+        "--shutdown-timeout",
+        "--api-key",
+    }
+)
+"""Set from the spec's own fields, or never (`--api-key` guards a part of the paths only, and shows in `ps`)."""
+
+
+def image(gpus: tuple[str, ...]) -> ImageName:
+    """The version set's name of the image for a replica on these GPUs."""
+    return "vllm-cuda" if gpus else "vllm-cpu"
+
+
+def argv(name: str, model: Model, weights: str, gpus: tuple[str, ...]) -> tuple[str, ...]:
+    """The arguments after `vllm serve`, the image's entrypoint, always in the same order.
+
+    `weights` is the model's folder inside the container.
+    """
+    device: tuple[str, ...]
+    if gpus:
+        device = (f"--gpu-memory-utilization={model.gpu_memory_utilization}",)
+        if len(gpus) > 1:
+            device += (f"--tensor-parallel-size={len(gpus)}",)
+    else:
+        # In bytes; the variable VLLM_CPU_KVCACHE_SPACE, in GiB, would take at least 1 GiB.
+        device = (f"--kv-cache-memory-bytes={model.cpu_kv_cache_mib * 1024 * 1024}",)
+    if model.enforce_eager or not gpus:
+        device += ("--enforce-eager",)
+    return (
+        weights,
+        f"--served-model-name={name}",
+        "--host=0.0.0.0",
+        f"--port={VLLM_PORT}",
+        f"--max-model-len={model.max_model_len}",
+        f"--max-num-seqs={model.max_num_seqs}",
+        f"--max-num-queued-reqs={model.max_num_queued_reqs}",
+        f"--dtype={model.dtype}",
+        f"--shutdown-timeout={model.drain_timeout_s}",
+        *device,
+        *model.extra_args,
+    )
+
+
+def env(gpus: tuple[str, ...]) -> Mapping[str, str]:
+    """Offline, silent towards its makers, and with every cache below /tmp."""
+    shared = {
+        "DO_NOT_TRACK": "1",
+        "HF_HUB_OFFLINE": "1",
+        "HOME": "/tmp",
+        # torch asks for the user's name, and our uid has none in /etc/passwd.
+        "LOGNAME": "vllm",
+        "TRANSFORMERS_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+    }
+    if not gpus:
+        return shared
+    return shared | {
+        # CUDA's own order differs from the one nvidia-smi shows.
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+        # The image says `all`; Docker hands in the named devices, and nothing may add others.
+        "NVIDIA_VISIBLE_DEVICES": "void",
+    }
+
+
+def shm_mib(gpus: tuple[str, ...]) -> int:
+    return max(SHM_MIB, SHM_MIB_PER_GPU * len(gpus) if len(gpus) > 1 else 0)
+
+
+def tmpfs(gpus: tuple[str, ...]) -> Mapping[str, str]:
+    """/tmp holds sockets, caches and, on a GPU, compiled kernels, which must be executable."""
+    return {"/tmp": "size=2g,mode=1777,exec" if gpus else "size=256m,mode=1777"}
+
+
+def max_processes(gpus: tuple[str, ...]) -> int:
+    """Threads grow with the cores and, on GPUs, with a worker process each."""
+    return 1024 * max(1, len(gpus)) if gpus else 1024
+
+
+def health(name: str, model: Model) -> Health:
+    return Health(
+        command=("python3", f"{FILES_DIR}/{READY_FILE}", name),
+        interval_s=5,
+        timeout_s=70,
+        start_period_s=model.start_timeout_s,
+        retries=3,
+    )
+
+
+def files() -> Mapping[str, str]:
+    return {READY_FILE: READY_SOURCE.read_text()}

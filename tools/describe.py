@@ -1,0 +1,63 @@
+"""What set-up must know of a stack's file and config before Pulumi runs, as JSON.
+
+    python -m tools.describe dev
+
+Runs in .venv, since it reads YAML; set-up itself has the standard library only.
+"""
+
+import json
+import sys
+from typing import Any
+
+import yaml
+
+from stack_configs.load import ROOT
+from stack_configs.problems import SpecError
+from stack_configs.source import parse
+
+
+def describe(stack: str) -> dict[str, Any]:
+    """Keys, ports and images of `stack`, and the choices made for it. Raises SpecError, ValueError."""
+    path = ROOT / "stack_configs" / f"{stack}.yaml"
+    source = parse(path.read_text(), f"stack_configs/{stack}.yaml")
+    data = source.data
+    config_file = ROOT / f"Pulumi.{stack}.yaml"
+    text = config_file.read_text() if config_file.exists() else ""
+    config = (yaml.safe_load(text) or {}).get("config") or {}
+    chosen = {key.removeprefix("inference-stack:"): value for key, value in config.items()}
+    return {
+        "local": all(h.get("connection", {}).get("kind") == "local" for h in data.get("hosts", {}).values()),
+        "keys": list(data.get("gateway", {}).get("keys", {})),
+        "ports": _ports(data),
+        "repos": sorted({m["source"]["repo"] for m in data.get("models", {}).values() if "source" in m}),
+        "images": chosen.get("images"),
+        "weights": chosen.get("weights"),
+        "gpus": chosen.get("gpus"),
+        "key_hashes": chosen.get("key-hashes") or {},
+        "versions": data.get("versions"),
+    }
+
+
+def _ports(data: dict[str, Any]) -> dict[str, int]:
+    """Setting → port of everything that will be published."""
+    watching = data.get("observability") or {}
+    ports = {"gateway.port": (data.get("gateway") or {}).get("port", 8080)}
+    for name, default in (("prometheus", 9090), ("alertmanager", 9093)):
+        ports[f"observability.{name}.port"] = (watching.get(name) or {}).get("port", default)
+    return ports
+
+
+def main() -> int:
+    try:
+        print(json.dumps(describe(sys.argv[1])))
+    except FileNotFoundError:
+        print(f"there is no stack_configs/{sys.argv[1]}.yaml", file=sys.stderr)
+        return 1
+    except SpecError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,59 @@
+"""The commands behind the Makefile, on Python's standard library alone: `python3 -m tools.setup --help`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from tools.setup import down, engine, paths, state, venv
+from tools.setup.progress import SetupError, run_step
+from tools.setup.up import up
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python3 -m tools.setup", description="Set up and run a local stack."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, help_ in (
+        ("up", "get every part, run `pulumi up`, ask a question"),
+        ("down", "destroy what `up` made, except the model cache"),
+        ("clean", "down, then remove model cache, images and caches of ours"),
+        ("logs", "how the services are, or one service's last lines"),
+        ("key", "print an API key"),
+    ):
+        command = commands.add_parser(name, help=help_)
+        command.add_argument("--stack", default="dev")
+        if name in ("logs", "key"):
+            command.add_argument("name", nargs="?", default="")
+    commands.add_parser("dev", help="the development environment and Pulumi, for tests")
+    commands.add_parser("lock", help="write requirements*.txt anew from pyproject.toml")
+    args = parser.parse_args()
+    try:
+        match args.command:
+            case "up":
+                up(args.stack)
+            case "down":
+                down.down(args.stack)
+            case "clean":
+                down.clean(args.stack)
+            case "logs":
+                down.logs(args.stack, args.name)
+            case "key":
+                down.key(args.stack, args.name)
+            case "lock":
+                venv.lock()
+            case _:
+                run_step("Python packages", lambda step: venv.ensure(step, dev=True))
+                state.prepare(run_step("Pulumi", engine.ensure))
+    except SetupError as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"\nStopped. The same command goes on from here; logs are in {paths.LOGS}.", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,84 @@
+"""What is decided once for a stack and kept in its config: sources of images and weights, GPUs, keys."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import urllib.error
+import urllib.request
+from typing import Any
+
+from tools.setup import images, state
+from tools.setup.progress import Step
+
+HUB = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+ASK_S = 5
+
+
+def image_way(wanted: dict[str, Any], step: Step) -> str:
+    """`registry` or `built`: as chosen before, else what can be reached now."""
+    if wanted["images"]:
+        return str(wanted["images"])
+    step.say("asking the image registries")
+    decision = images.decide()
+    step.say(f"images: {decision.way}, {decision.reason}")
+    return decision.way
+
+
+def make(stack: str, wanted: dict[str, Any], way: str, step: Step, env: dict[str, str]) -> None:
+    """Write what isn't decided yet into the stack's config. Secrets pass through stdin only."""
+
+    def put(key: str, value: str, *flags: str) -> None:
+        state.pulumi(step, env, "config", "set", "-s", stack, f"inference-stack:{key}", *flags, stdin=value)
+
+    made: list[str] = []
+    if wanted["images"] != way:
+        put("images", way)
+        made.append(f"images: {way}")
+    if not wanted["weights"]:
+        weights = "hub" if hub_answers(wanted["repos"]) else "random"
+        put("weights", weights)
+        made.append(f"weights: {weights}")
+    if wanted["gpus"] is None:
+        found = usable_gpus()
+        put("gpus", json.dumps(found))
+        made.append(f"GPUs: {len(found)}")
+    for name in wanted["keys"]:
+        if name not in wanted["key_hashes"]:
+            key = f"sk-{secrets.token_urlsafe(32)}"
+            put(f"keys.{name}", key, "--path", "--secret")
+            put(f"key-hashes.{name}", hashlib.sha256(key.encode()).hexdigest(), "--path", "--plaintext")
+            made.append(f"key {name}")
+    step.note = ("decided " + ", ".join(made)) if made else "as decided before"
+
+
+def hub_answers(repos: list[str]) -> bool:
+    """Whether weights can be fetched: the hub knows the first model."""
+    if not repos:
+        return False
+    try:
+        with urllib.request.urlopen(f"{HUB}/api/models/{repos[0]}", timeout=ASK_S) as response:
+            return bool(response.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def usable_gpus() -> list[str]:
+    """UUIDs of the NVIDIA GPUs that Docker can hand to a container by CDI; none where either is missing."""
+    if not shutil.which("nvidia-smi"):
+        return []
+    smi = subprocess.run(
+        ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    info = subprocess.run(
+        ["docker", "info", "--format", "{{json .CDISpecDirs}}"], capture_output=True, text=True, check=False
+    )
+    cdi = info.returncode == 0 and info.stdout.strip() not in ("", "null", "[]")
+    return smi.stdout.split() if smi.returncode == 0 and cdi else []

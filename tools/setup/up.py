@@ -1,0 +1,237 @@
+"""`make up`: from a fresh clone to an answered question."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from tools.setup import chat, choices, docker, engine, images, paths, preflight, recover, state, venv
+from tools.setup.progress import SetupError, Step, Stopped, run_step, run_steps
+
+LAST_LINES = 15
+
+
+def up(stack: str) -> None:
+    """Run everything. Raises SetupError; a second run goes on from what is done."""
+    started = time.monotonic()
+    run_step("This machine", preflight.check_machine)
+    wanted, way, found = _parts(stack)
+    state.prepare(found)
+    env = state.environment()
+
+    def stack_ready(step: Step) -> None:
+        state.ensure_stack(stack, step, env)
+        choices.make(stack, wanted, way, step, env)
+
+    run_step("Ports", lambda step: preflight.check_ports(stack, wanted["ports"], step))
+    run_step("Stack and choices", stack_ready)
+    run_step("Earlier runs", lambda step: recover.recover(stack, step, env))
+    run_step("pulumi up", lambda step: _pulumi_up(stack, step, env))
+    outputs = run_step("Outputs", lambda step: _outputs(stack, step, env))
+    key = outputs.pop("key")
+    answer = run_step("First question", lambda step: _ask(stack, step, outputs, key))
+    print(report(stack, outputs, answer, time.monotonic() - started))
+
+
+def _parts(stack: str) -> tuple[dict[str, Any], str, engine.Engine]:
+    """Python, Docker, Pulumi and images, side by side as far as one doesn't need the other."""
+    python_ready, docker_ready = threading.Event(), threading.Event()
+    answer: dict[str, Any] = {}
+
+    def python(step: Step) -> None:
+        venv.ensure(step)
+        python_ready.set()
+
+    def docker_there(step: Step) -> None:
+        docker.ensure(step)
+        docker_ready.set()
+
+    def images_there(step: Step) -> None:
+        for event, what in ((python_ready, "Python"), (docker_ready, "Docker")):
+            step.say(f"waiting for {what}")
+            while not event.wait(0.2):
+                if step.stopping.is_set():
+                    raise Stopped
+        wanted = state.describe(stack, step)
+        if not wanted["local"]:
+            raise step.fail(
+                f"the stack {stack} has hosts other than this machine",
+                f"`. ./activate && pulumi preview -s {stack}` shows what it would do; `make up` is for local stacks",
+            )
+        answer["wanted"] = wanted
+        answer["way"] = choices.image_way(wanted, step)
+        images.ensure(answer["way"], step)
+
+    results = run_steps(
+        {
+            "Python packages": python,
+            "Docker": docker_there,
+            "Pulumi": engine.ensure,
+            "Images": images_there,
+        }
+    )
+    (paths.cache() / "images-built").touch()
+    return answer["wanted"], answer["way"], results["Pulumi"]
+
+
+def _pulumi_up(stack: str, step: Step, env: dict[str, str]) -> None:
+    """The deployment itself; while it waits for a container, that container's last line is the status."""
+    waiting: dict[str, float] = {}
+    ended = threading.Event()
+
+    def show(line: str) -> str | None:
+        started = re.match(r"\+\+?-?\s+docker:index:(\w+) (\S+) creating", line)
+        done = re.match(r"\+\+?-?\s+docker:index:(\w+) (\S+) (created|\*\*creating failed\*\*)", line)
+        if started and started[1] == "Container":
+            waiting.setdefault(started[2], time.monotonic())
+        if done:
+            waiting.pop(done[2], None)
+        return None
+
+    def watch() -> None:
+        while not ended.wait(2):
+            for name, since in list(waiting.items())[-1:]:
+                last = _logs(f"inference-{stack}-{name}", 1)
+                step.status = f"{name} for {time.monotonic() - since:.0f} s: {last}"
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    argv = ["pulumi", "up", "--yes", "--skip-preview", "--non-interactive", "--color", "never", "-s", stack]
+    try:
+        out = step.run(
+            argv,
+            cwd=paths.REPO,
+            env=env,
+            show=show,
+            remedy="docs/troubleshooting.md; `make up` goes on from here",
+        )
+    except SetupError as error:
+        raise _with_logs(stack, state.explained(error)) from error
+    finally:
+        ended.set()
+    counts = re.findall(r"^ +([+~-]{1,2}-? ?\d+ \w+|\d+ unchanged)$", out, re.MULTILINE)
+    step.note = ", ".join(count.strip() for count in counts)
+
+
+def _with_logs(stack: str, error: SetupError) -> SetupError:
+    """Add the last lines of every container that is not well."""
+    label = f"label=inference-stack.stack={stack}"
+    rows = subprocess.run(
+        ["docker", "ps", "--all", "--filter", label, "--format", "{{.Names}}\t{{.Status}}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.splitlines()
+    lines = [pulumi_errors(error.reason)]
+    for name, status in (row.split("\t") for row in rows):
+        sick = "unhealthy" in status or "Restarting" in status or "starting" in status
+        failed = status.startswith("Exited") and not status.startswith("Exited (0)")
+        if sick or failed:
+            lines += [f"--- {name} ({status}), its last lines:", _logs(name, LAST_LINES)]
+    return SetupError(error.step, "\n".join(lines), error.remedy, error.log)
+
+
+def pulumi_errors(output: str) -> str:
+    """The lines that say what went wrong; Pulumi repeats itself and adds a traceback."""
+    errors = [line.strip() for line in output.splitlines() if "error:" in line]
+    told = [
+        line for line in errors if "an unhandled error occurred" not in line and "update failed" not in line
+    ]
+    return "\n".join(dict.fromkeys(told)) or output
+
+
+def _logs(container: str, lines: int) -> str:
+    done = subprocess.run(
+        ["docker", "logs", "--tail", str(lines), container],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _outputs(stack: str, step: Step, env: dict[str, str]) -> dict[str, Any]:
+    """The stack's outputs and, under `key`, the first API key. The key reaches no log."""
+    outputs: dict[str, Any] = {}
+    jobs: dict[str, Callable[[], str]] = {
+        "outputs": lambda: state.pulumi(step, env, "stack", "output", "--json", "-s", stack),
+        "keys": lambda: secret_keys(stack, env),
+    }
+    threads = []
+    for name, job in jobs.items():
+        thread = threading.Thread(target=lambda n=name, j=job: outputs.__setitem__(n, j()))
+        thread.start()
+        threads.append(thread)
+    for thread in threads:
+        thread.join()
+    if "outputs" not in outputs:
+        raise step.fail("the stack has no outputs", "see the log")
+    keys: dict[str, str] = json.loads(outputs["keys"])
+    return {**json.loads(outputs["outputs"]), "key": next(iter(keys.values()))}
+
+
+def secret_keys(stack: str, env: dict[str, str]) -> str:
+    """The API keys, decrypted, as JSON: id → key. Never logged."""
+    done = subprocess.run(
+        ["pulumi", "config", "get", "inference-stack:keys", "-s", stack, "--non-interactive"],
+        cwd=paths.REPO,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise state.explained(
+            SetupError("Keys", done.stderr.strip(), "run `make up`, which makes the missing keys")
+        )
+    return done.stdout
+
+
+def _ask(stack: str, step: Step, outputs: dict[str, Any], key: str) -> str:
+    model = outputs["models"][0]
+    try:
+        answer = chat.ask(outputs["url"], key, model)
+    except chat.NoAnswer as error:
+        sick = _with_logs(
+            stack, SetupError(step.name, f"error: no answer from {outputs['url']}: {error}", "")
+        )
+        raise step.fail(sick.reason, "`make logs` shows every service; docs/troubleshooting.md") from error
+    step.note = f"{answer.tokens} tokens from {model}"
+    return answer.text
+
+
+def report(stack: str, outputs: dict[str, Any], answer: str, seconds: float) -> str:
+    """What `make up` leaves on the screen."""
+    random = outputs["weights"] == "random"
+    say = f" STACK={stack}" if stack != "dev" else ""
+    lines = [
+        "",
+        f"The stack `{stack}` runs ({seconds:.0f} s).",
+        "",
+        f"  asked     {chat.QUESTION}",
+        f"  answered  {' '.join(answer.split())[:200]}",
+    ]
+    if random:
+        lines.append(
+            "            (the model has random weights: gibberish by design, until a hub can be reached)"
+        )
+    lines += ["", f"  API       {outputs['url']}   models: {', '.join(outputs['models'])}"]
+    lines += [f"  {name:<9} {url}" for name, url in outputs["monitoring"].items()]
+    lines += [
+        f"  key       make key{say}",
+        "",
+        "  Try next:",
+        f'    curl {outputs["url"]}/chat/completions -H "Authorization: Bearer $(make -s key{say})" \\',
+        "      -H 'Content-Type: application/json' \\",
+        f'      -d \'{{"model": "{outputs["models"][0]}", "messages": [{{"role": "user", "content": "Hello"}}]}}\'',
+        f"    edit stack_configs/{stack}.yaml, then `make preview{say}` and `make up{say}`",
+        f"    make logs{say}   make down{say}",
+    ]
+    return "\n".join(lines)
