@@ -79,9 +79,7 @@ def run_container(plan: ContainerPlan, runtime: Runtime, opts: ResourceOptions) 
     depends: list[Resource] = []
     if plan.files:
         volume, carrier = _config_files(plan, runtime, opts)
-        mounts.append(
-            docker.ContainerMountArgs(type="volume", source=volume, target=FILES_DIR, read_only=True)
-        )
+        mounts.append(docker.ContainerMountArgs(type="volume", source=volume, target=FILES_DIR, read_only=True))
         depends.append(carrier)
     labels = {**names.labels(plan.component, plan.service), STARTS_IN_LABEL: str(plan.starts_in_s)}
     if plan.job:
@@ -112,9 +110,7 @@ def run_container(plan: ContainerPlan, runtime: Runtime, opts: ResourceOptions) 
             docker.ContainerUlimitArgs(name="core", soft=0, hard=0),
         ],
         device_requests=[
-            docker.ContainerDeviceRequestArgs(
-                driver="cdi", device_ids=[f"nvidia.com/gpu={uuid}" for uuid in plan.gpus]
-            )
+            docker.ContainerDeviceRequestArgs(driver="cdi", device_ids=[f"nvidia.com/gpu={uuid}" for uuid in plan.gpus])
         ]
         if plan.gpus
         else None,
@@ -161,9 +157,7 @@ def run_container(plan: ContainerPlan, runtime: Runtime, opts: ResourceOptions) 
     return Running(container=container, ready=_finished(container) if plan.job else container)
 
 
-def _config_files(
-    plan: ContainerPlan, runtime: Runtime, opts: ResourceOptions
-) -> tuple[Output[str], docker.Container]:
+def _config_files(plan: ContainerPlan, runtime: Runtime, opts: ResourceOptions) -> tuple[Output[str], docker.Container]:
     """The plan's files in a volume of their own, whose name changes with them.
 
     Docker refuses to copy files into a container whose root is read-only, so a second container of the
@@ -204,9 +198,7 @@ def _config_files(
 def _mount(runtime: Runtime, source: str, target: str, read_only: bool) -> docker.ContainerMountArgs:
     if source.startswith("/"):
         return docker.ContainerMountArgs(type="bind", source=source, target=target, read_only=read_only)
-    return docker.ContainerMountArgs(
-        type="volume", source=runtime.volumes[source], target=target, read_only=read_only
-    )
+    return docker.ContainerMountArgs(type="volume", source=runtime.volumes[source], target=target, read_only=read_only)
 
 
 def _healthcheck(plan: ContainerPlan) -> docker.ContainerHealthcheckArgs | None:

@@ -62,9 +62,7 @@ def load(stack: str, settings: Settings, root: Path = ROOT) -> StackSpec:
     name = f"stack_configs/{stack}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
-        raise SpecError(
-            [Problem(path=(), says="does not exist", write=f"write it, or use one of: {known}", file=name)]
-        )
+        raise SpecError([Problem(path=(), says="does not exist", write=f"write it, or use one of: {known}", file=name)])
     return resolve(parse(path.read_text(), name), stack, settings, root)
 
 
@@ -89,9 +87,7 @@ def resolve(source: Source, stack: str, settings: Settings, root: Path = ROOT) -
         images=images,
         weights=settings.weights,
         local_gpus=settings.gpus,
-        key_hashes={
-            name: settings.key_hashes[name] for name in (parsed.gateway.keys if parsed.gateway else ())
-        },
+        key_hashes={name: settings.key_hashes[name] for name in (parsed.gateway.keys if parsed.gateway else ())},
         warnings=tuple(warnings),
     )
 
@@ -119,14 +115,10 @@ def _parts(source: Source) -> tuple[Parsed, list[Problem]]:
             problems.append(_unknown(source, (str(key),), StackFile))
     for key, info in StackFile.model_fields.items():
         if info.is_required() and key not in data:
-            problems.append(
-                source.problem((key,), "is missing", f"add `{key}:`; stack_configs/dev.yaml has one")
-            )
+            problems.append(source.problem((key,), "is missing", f"add `{key}:`; stack_configs/dev.yaml has one"))
     versions = data.get("versions")
     if versions is not None and not (isinstance(versions, str) and re.fullmatch(r"\d{4}\.\d{2}", versions)):
-        problems.append(
-            source.problem(("versions",), "is not a version set", 'write it in quotes: "2026.11"')
-        )
+        problems.append(source.problem(("versions",), "is not a version set", 'write it in quotes: "2026.11"'))
 
     def named(section: str, kind: type[T]) -> dict[str, T]:
         entries = data.get(section, {})
@@ -166,9 +158,7 @@ def _parts(source: Source) -> tuple[Parsed, list[Problem]]:
     return parsed, problems
 
 
-def _validated(
-    source: Source, path: YamlPath, kind: type[T], entry: object, problems: list[Problem]
-) -> T | None:
+def _validated(source: Source, path: YamlPath, kind: type[T], entry: object, problems: list[Problem]) -> T | None:
     try:
         return kind.model_validate(entry)
     except ValidationError as error:
@@ -184,9 +174,7 @@ def _translated(source: Source, path: YamlPath, kind: type[Frozen], detail: Erro
     """Pydantic's error in plain words."""
     # A tagged union adds its tag to the location; the YAML has no such key.
     inside = tuple(
-        part
-        for part in detail["loc"]
-        if part not in ("local", "ssh", "literal['all']") and not _is_union_arm(part)
+        part for part in detail["loc"] if part not in ("local", "ssh", "literal['all']") and not _is_union_arm(part)
     )
     at = (*path, *inside)
     context = detail.get("ctx", {})
@@ -198,15 +186,11 @@ def _translated(source: Source, path: YamlPath, kind: type[Frozen], detail: Erro
                 at, "is missing", f"add `{inside[-1] if inside else at[-1]}:`; see docs/reference/settings.md"
             )
         case "union_tag_not_found" | "union_tag_invalid":
-            return source.problem(
-                (*at, "kind"), "says neither local nor ssh", "write `kind: local` or `kind: ssh`"
-            )
+            return source.problem((*at, "kind"), "says neither local nor ssh", "write `kind: local` or `kind: ssh`")
         case "string_pattern_mismatch":
             return _pattern(source, at, str(detail["input"]), str(context.get("pattern")))
         case "literal_error":
-            return source.problem(
-                at, f"{detail['input']!r} is none of the choices", f"write {context.get('expected')}"
-            )
+            return source.problem(at, f"{detail['input']!r} is none of the choices", f"write {context.get('expected')}")
         case _:
             says = detail["msg"][0].lower() + detail["msg"][1:]
             return source.problem(
@@ -233,9 +217,7 @@ def _pattern(source: Source, at: YamlPath, given: str, pattern: str) -> Problem:
             "write the 40 hex digits that the model's page shows under Files → History",
         )
     if "GPU-" in pattern:
-        return source.problem(
-            at, f"{given!r} is not a GPU's UUID", "write what `nvidia-smi -L` prints: GPU-…"
-        )
+        return source.problem(at, f"{given!r} is not a GPU's UUID", "write what `nvidia-smi -L` prints: GPU-…")
     return source.problem(at, f"{given!r} does not have the form {pattern}", "see docs/reference/settings.md")
 
 
@@ -243,9 +225,7 @@ def _unknown(source: Source, at: YamlPath, kind: type[Frozen] | None) -> Problem
     known = list(kind.model_fields) if kind else []
     near = difflib.get_close_matches(str(at[-1]), known, n=1)
     write = (
-        f"did you mean `{near[0]}`?"
-        if near
-        else f"known here: {', '.join(known) or 'see docs/reference/settings.md'}"
+        f"did you mean `{near[0]}`?" if near else f"known here: {', '.join(known) or 'see docs/reference/settings.md'}"
     )
     return source.problem(at, "is not a setting", write)
 
@@ -259,9 +239,7 @@ def _model_at(kind: type[Frozen], loc: tuple[str | int, ...]) -> type[Frozen] | 
             continue
         tag = loc[index + 1] if index + 1 < len(loc) else None
         arms = _models_in(info.annotation)
-        tagged = [
-            arm for arm in arms if tag in get_args(getattr(arm.model_fields.get("kind"), "annotation", None))
-        ]
+        tagged = [arm for arm in arms if tag in get_args(getattr(arm.model_fields.get("kind"), "annotation", None))]
         found = tagged or arms
         if not found:
             return None
@@ -281,8 +259,7 @@ def _missing_keys(source: Source, parsed: Parsed, settings: Settings) -> list[Pr
         source.problem(
             ("gateway", "keys", name),
             "has no key yet",
-            "run `make up`, or set its SHA-256: "
-            f"`pulumi config set --path 'inference-stack:key-hashes.{name}' HASH`",
+            f"run `make up`, or set its SHA-256: `pulumi config set --path 'inference-stack:key-hashes.{name}' HASH`",
         )
         for name in wanted
         if name not in settings.key_hashes
@@ -296,9 +273,7 @@ def _version_set(source: Source, root: Path, problems: list[Problem]) -> Version
     path = root / "stack_configs" / "versions" / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
-        problems.append(
-            source.problem(("versions",), f"there is no version set {name}", f"write one of: {known}")
-        )
+        problems.append(source.problem(("versions",), f"there is no version set {name}", f"write one of: {known}"))
         return None
     versions = parse(path.read_text(), f"stack_configs/versions/{name}.yaml")
     return _validated(versions, (), VersionSet, versions.data, problems)
@@ -318,9 +293,7 @@ def _images(
             if pin.built:
                 images[name] = Image(ref=built_tag(pin.built.recipe), starts_in_s=pin.starts_in_s)
             elif name == "grafana":
-                warnings.append(
-                    "Grafana is left out: its image can't be built here, and no registry is reached"
-                )
+                warnings.append("Grafana is left out: its image can't be built here, and no registry is reached")
             continue
         ref = f"{pin.repository}:{pin.tag}"
         if pin.digest:
@@ -338,9 +311,7 @@ def _images(
         images[name] = Image(ref=ref, starts_in_s=pin.starts_in_s)
     for name in get_args(ImageName):
         if name not in images and name not in OPTIONAL_IMAGES:
-            problems.append(
-                source.problem(("versions",), f"there is no image {name}", "add it to the version set")
-            )
+            problems.append(source.problem(("versions",), f"there is no image {name}", "add it to the version set"))
     return images
 
 

@@ -35,14 +35,10 @@ def parse(text: str, file: str) -> Source:
         says = " ".join(part for part in (error.context, error.problem) if part)
         hint = "indent with spaces, not tabs" if "\\t" in says else "mend the YAML here or just above"
         line = mark.line + 1 if mark else None
-        raise SpecError(
-            [Problem(path=(), says=f"is not YAML: {says}", write=hint, file=file, line=line)]
-        ) from error
+        raise SpecError([Problem(path=(), says=f"is not YAML: {says}", write=hint, file=file, line=line)]) from error
     if not isinstance(node, yaml.MappingNode):
         what = "is empty" if node is None else "is not a mapping of keys to values"
-        raise SpecError(
-            [Problem(path=(), says=what, write="start from stack_configs/dev.yaml", file=file, line=1)]
-        )
+        raise SpecError([Problem(path=(), says=what, write="start from stack_configs/dev.yaml", file=file, line=1)])
     lines: dict[Path, int] = {}
     problems: list[Problem] = []
     data = _value(node, (), file, lines, problems)

@@ -24,9 +24,7 @@ class Gateway(ComponentResource):
         super().__init__("inference-stack:gateway:Gateway", name, None, opts)
         previous: list[Input[Resource]] = []
         for instance in args.plan.litellm:
-            running = run_container(
-                instance, args.runtime, ResourceOptions(parent=self, depends_on=[*previous])
-            )
+            running = run_container(instance, args.runtime, ResourceOptions(parent=self, depends_on=[*previous]))
             previous = [running.ready]
         run_container(args.plan.nginx, args.runtime, ResourceOptions(parent=self))
         self.url = f"http://127.0.0.1:{args.plan.nginx.ports[0].host}/v1"

@@ -25,8 +25,6 @@ class Monitoring(ComponentResource):
         for plan in args.plan.containers:
             run_container(plan, args.runtime, ResourceOptions(parent=self))
         self.urls = {
-            plan.service: f"http://127.0.0.1:{plan.ports[0].host}"
-            for plan in args.plan.containers
-            if plan.ports
+            plan.service: f"http://127.0.0.1:{plan.ports[0].host}" for plan in args.plan.containers if plan.ports
         }
         self.register_outputs({"urls": self.urls})

@@ -30,9 +30,7 @@ class ModelServer(ComponentResource):
         # A chain: the engine replaces one replica, sees it healthy, and only then goes on to the next.
         previous = fetch.ready
         for replica in args.plan.replicas:
-            running = run_container(
-                replica, args.runtime, ResourceOptions(parent=self, depends_on=[previous])
-            )
+            running = run_container(replica, args.runtime, ResourceOptions(parent=self, depends_on=[previous]))
             previous = running.ready
         self.replicas = [replica.service for replica in args.plan.replicas]
         self.register_outputs({"replicas": self.replicas})

@@ -129,9 +129,7 @@ def make_clone(path: Path, *, ports: Mapping[str, int] = PORTS) -> Clone:
 
 def _with_ports(spec: str, ports: Mapping[str, int]) -> str:
     for section, port in ports.items():
-        spec, count = re.subn(
-            rf"(^( *){section}:\n(?:\2 +.*\n)*?\2 +port: )\d+", rf"\g<1>{port}", spec, flags=re.M
-        )
+        spec, count = re.subn(rf"(^( *){section}:\n(?:\2 +.*\n)*?\2 +port: )\d+", rf"\g<1>{port}", spec, flags=re.M)
         assert count == 1, f"dev.yaml has no {section}.port"
     return spec
 
@@ -152,11 +150,7 @@ def _environment() -> dict[str, str]:
 def is_clean(clone: Clone) -> Sequence[str]:
     """Paths that `git status` reports in the clone, apart from the stack file that the test itself added."""
     lines = clone.run("git", "status", "--porcelain").stdout.splitlines()
-    return [
-        line
-        for line in lines
-        if not re.search(rf"(stack_configs/{STACK}\.yaml|Pulumi\.{STACK}\.yaml)$", line)
-    ]
+    return [line for line in lines if not re.search(rf"(stack_configs/{STACK}\.yaml|Pulumi\.{STACK}\.yaml)$", line)]
 
 
 if __name__ == "__main__":

@@ -56,11 +56,7 @@ class _Echo(mocks.Mocks):
         raise AssertionError(f"the program looked something up: {args.token}")
 
     def new_resource(self, args: mocks.MockResourceArgs) -> tuple[str | None, dict[str, Any]]:
-        known = (
-            {"exitCode": self.exit_code, "containerLogs": "the last line"}
-            if args.inputs.get("attach")
-            else {}
-        )
+        known = {"exitCode": self.exit_code, "containerLogs": "the last line"} if args.inputs.get("attach") else {}
         return f"{args.name}-id", {**args.inputs, **known}
 
 

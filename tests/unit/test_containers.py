@@ -96,9 +96,7 @@ def test_files_reach_the_container_through_a_volume_named_after_them() -> None:
     carrier = container(made, "web-files-carrier").inputs
     assert carrier["start"] is False
     assert carrier["mustRun"] is False
-    assert carrier["uploads"] == [
-        {"file": "/config/web.conf", "content": "listen 8080;", "permissions": "0444"}
-    ]
+    assert carrier["uploads"] == [{"file": "/config/web.conf", "content": "listen 8080;", "permissions": "0444"}]
     mounts = container(made, "web").inputs["mounts"]
     assert {
         "type": "volume",
@@ -107,10 +105,7 @@ def test_files_reach_the_container_through_a_volume_named_after_them() -> None:
         "readOnly": True,
     } in mounts
     changed = run(replace(PLAN, files={"web.conf": "listen 9090;"}))
-    assert (
-        next(m for m in of_type(changed, VOLUME) if m.name == "web-files").inputs["name"]
-        != volume.inputs["name"]
-    )
+    assert next(m for m in of_type(changed, VOLUME) if m.name == "web-files").inputs["name"] != volume.inputs["name"]
 
 
 def test_no_files_no_volume_and_no_carrier() -> None:

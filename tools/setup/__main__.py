@@ -11,9 +11,7 @@ from tools.setup.up import up
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python3 -m tools.setup", description="Set up and run a local stack."
-    )
+    parser = argparse.ArgumentParser(prog="python3 -m tools.setup", description="Set up and run a local stack.")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, help_ in (
         ("up", "get every part, run `pulumi up`, ask a question"),

@@ -190,9 +190,7 @@ def _start(step: Step, machine: Machine) -> DockerInfo:
     else:
         with DAEMON_LOG.open("ab") as log:
             # A session of its own: it must outlive this command and a Ctrl-C.
-            subprocess.Popen(
-                ["dockerd"], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-            )
+            subprocess.Popen(["dockerd"], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
     until = time.monotonic() + START_S
     while time.monotonic() < until:
         info, _ = _ask(os.environ.get("DOCKER_HOST", ""))

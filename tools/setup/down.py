@@ -24,25 +24,18 @@ def down(stack: str) -> None:
         step.note = "containers, networks and volumes are gone"
 
     run_step("pulumi destroy", destroy)
-    print(
-        f"Kept: the model cache (volume inference-{stack}-models), keys and choices. `make clean` removes the cache."
-    )
+    print(f"Kept: the model cache (volume inference-{stack}-models), keys and choices. `make clean` removes the cache.")
 
 
 def clean(stack: str) -> None:
     """After `down`: the model cache, images built here, our caches and .venv. Keys and choices stay in .state."""
-    if (
-        state.ENGINE_BIN.exists()
-        and (state.stack_folder("stacks") / "inference-stack" / f"{stack}.json").exists()
-    ):
+    if state.ENGINE_BIN.exists() and state.checkpoint(stack).exists():
         down(stack)
 
     def remove(step: Step) -> None:
         _docker("volume", "rm", f"inference-{stack}-models")
         in_use = set(_docker("ps", "--all", "--format", "{{.Image}}"))
-        images = _docker(
-            "image", "ls", "--filter", f"label={IMAGE_LABEL}", "--format", "{{.Repository}}:{{.Tag}}"
-        )
+        images = _docker("image", "ls", "--filter", f"label={IMAGE_LABEL}", "--format", "{{.Repository}}:{{.Tag}}")
         kept = [image for image in images if image in in_use]
         for image in images:
             if image not in in_use:

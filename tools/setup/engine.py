@@ -64,11 +64,7 @@ class Engine:
 def ensure(step: Step) -> Engine:
     """Get the engine. No-op when done before. Raises SetupError."""
     found = shutil.which("pulumi", path=_users_path())
-    if (
-        found
-        and _version(Path(found)) == PULUMI
-        and shutil.which("pulumi-language-python", path=_users_path())
-    ):
+    if found and _version(Path(found)) == PULUMI and shutil.which("pulumi-language-python", path=_users_path()):
         step.note = f"pulumi {PULUMI} on PATH"
         return Engine(Path(found).parent, None, "on PATH")
     for way, folder in (("official download", _folder("download")), ("built from Go modules", _folder("go"))):
@@ -177,9 +173,7 @@ def _fetch(url: str, target: Path) -> None:
         with urllib.request.urlopen(url, timeout=CONNECT_S) as response, target.open("wb") as file:
             shutil.copyfileobj(response, file)
     except (urllib.error.URLError, OSError) as error:
-        raise Unreachable(
-            f"{url.split('/')[2]} can't be reached ({getattr(error, 'reason', error)})"
-        ) from error
+        raise Unreachable(f"{url.split('/')[2]} can't be reached ({getattr(error, 'reason', error)})") from error
 
 
 def _build(step: Step, folder: Path) -> None:
@@ -220,9 +214,7 @@ def _build(step: Step, folder: Path) -> None:
                 str(output),
                 package,
             ]
-            step.run(
-                argv, cwd=paths.GO_MODULES / module, env=env, remedy=remedy, show=lambda line: line[-60:]
-            )
+            step.run(argv, cwd=paths.GO_MODULES / module, env=env, remedy=remedy, show=lambda line: line[-60:])
 
         def cli() -> None:
             package = "github.com/pulumi/pulumi/pkg/v3/cmd/pulumi"

@@ -38,9 +38,7 @@ class Machine:
 def look() -> Machine:
     """What this machine is."""
     info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    flags = next(
-        (line.split(":", 1)[1].split() for line in info.splitlines() if line.startswith("flags")), []
-    )
+    flags = next((line.split(":", 1)[1].split() for line in info.splitlines() if line.startswith("flags")), [])
     existing = next(p for p in (paths.cache(), *paths.cache().parents) if p.exists())
     return Machine(
         system=platform.system(),
@@ -76,9 +74,7 @@ def check_machine(step: Step) -> None:
     ready = (paths.cache() / "images-built").exists()
     missing = too_small(look(), ready=ready)
     if missing:
-        raise step.fail(
-            "this machine is too small for the dev stack:\n" + "\n".join(missing), "use a larger one"
-        )
+        raise step.fail("this machine is too small for the dev stack:\n" + "\n".join(missing), "use a larger one")
 
 
 def taken(ports: Mapping[str, int], listening: Iterable[int], ours: Iterable[int]) -> dict[str, int]:
@@ -91,9 +87,7 @@ def check_ports(stack: str, ports: Mapping[str, int], step: Step) -> None:
     """Raises SetupError naming every port that is taken by something that is not this stack."""
     found = taken(ports, [p for p in ports.values() if _listens(p)], _published(stack))
     if found:
-        says = "\n".join(
-            f"{setting}: 127.0.0.1:{port} is in use{_by(port)}" for setting, port in found.items()
-        )
+        says = "\n".join(f"{setting}: 127.0.0.1:{port} is in use{_by(port)}" for setting, port in found.items())
         raise step.fail(says, f"stop what uses it, or choose another port in stack_configs/{stack}.yaml")
 
 

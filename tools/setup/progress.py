@@ -212,9 +212,7 @@ def run_steps(steps: Mapping[str, Callable[[Step], Any]]) -> dict[str, Any]:
                 for step in running.values():
                     step.stop()
                 wait(futures.values())
-        except (
-            BaseException
-        ):  # Ctrl-C: the terminal has told the children too, but not when run from a script
+        except BaseException:  # Ctrl-C: the terminal has told the children too, but not when run from a script
             for step in running.values():
                 step.stop()
             raise
@@ -266,9 +264,7 @@ class Screen:
             for step in alive:
                 if now - step.last_shown >= LINE_EVERY:
                     step.last_shown = now
-                    self._print(
-                        f"...   {step.name:<{self.width}}  {step.seconds:6.1f} s  {step.status[:90]}".rstrip()
-                    )
+                    self._print(f"...   {step.name:<{self.width}}  {step.seconds:6.1f} s  {step.status[:90]}".rstrip())
 
     @contextlib.contextmanager
     def watching(self, steps: Any) -> Iterator[None]:

@@ -57,22 +57,19 @@ def locks(stack: str) -> list[Lock]:
 
 def pending(stack: str) -> list[Mapping[str, Any]]:
     """Operations that the stack's state says were begun and never ended."""
-    file = state.stack_folder("stacks") / "inference-stack" / f"{stack}.json"
-    try:
-        deployment = json.loads(file.read_text())["checkpoint"].get("latest") or {}
-    except (OSError, ValueError, KeyError):
-        return []
-    return list(deployment.get("pending_operations") or [])
+    return list(_deployment(stack).get("pending_operations") or [])
 
 
 def managed_ids(stack: str) -> set[str]:
     """Docker ids (for volumes: names) in the stack's state."""
-    file = state.stack_folder("stacks") / "inference-stack" / f"{stack}.json"
+    return {r["id"] for r in _deployment(stack).get("resources") or [] if r.get("id")}
+
+
+def _deployment(stack: str) -> dict[str, Any]:
     try:
-        deployment = json.loads(file.read_text())["checkpoint"].get("latest") or {}
+        return dict(json.loads(state.checkpoint(stack).read_text())["checkpoint"].get("latest") or {})
     except (OSError, ValueError, KeyError):
-        return set()
-    return {r["id"] for r in deployment.get("resources") or [] if r.get("id")}
+        return {}
 
 
 def is_dead(lock: Lock, here: str, alive: Iterable[int]) -> bool:
@@ -85,11 +82,7 @@ def to_remove(strays: Iterable[Stray], managed: set[str], interrupted: bool) -> 
 
     After an interrupted run: all that the state doesn't know. Always: jobs that failed, so that they run again.
     """
-    return [
-        s
-        for s in strays
-        if s.failed_job or (interrupted and s.ident not in managed and s.name not in managed)
-    ]
+    return [s for s in strays if s.failed_job or (interrupted and s.ident not in managed and s.name not in managed)]
 
 
 def recover(stack: str, step: Step, env: dict[str, str]) -> None:
@@ -136,7 +129,8 @@ def strays(stack: str) -> list[Stray]:
         failed = job == "true" and status.startswith("Exited") and not status.startswith("Exited (0)")
         found.append(Stray("container", ident, name, failed))
     for row in _docker("network", "ls", "--no-trunc", "--filter", label, "--format", "{{.ID}}\t{{.Name}}"):
-        found.append(Stray("network", *row.split("\t")))
+        ident, name = row.split("\t")
+        found.append(Stray("network", ident, name))
     for name in _docker("volume", "ls", "--filter", label, "--format", "{{.Name}}"):
         # The model cache outlives the stack: it may be here without being in state.
         if not name.endswith("-models"):

@@ -46,9 +46,14 @@ def stack_folder(kind: str) -> Path:
     return paths.STATE / "backend" / ".pulumi" / kind
 
 
+def checkpoint(stack: str) -> Path:
+    """The local file backend's state of a stack."""
+    return stack_folder("stacks") / "inference-stack" / f"{stack}.json"
+
+
 def ensure_stack(stack: str, step: Step, env: dict[str, str]) -> None:
     """Make the Pulumi stack when there is none."""
-    if is_local_backend(env) and (stack_folder("stacks") / "inference-stack" / f"{stack}.json").exists():
+    if is_local_backend(env) and checkpoint(stack).exists():
         return
     names = [s["name"] for s in json.loads(pulumi(step, env, "stack", "ls", "--json"))]
     if stack not in names:
@@ -97,9 +102,7 @@ def explained(error: SetupError) -> SetupError:
             "and so does `. ./activate && pulumi cancel`",
             error.log,
         )
-    if "snapshot" in text and (
-        "integrity" in text or "could not deserialize" in text or "invalid character" in text
-    ):
+    if "snapshot" in text and ("integrity" in text or "could not deserialize" in text or "invalid character" in text):
         return SetupError(
             error.step,
             "the stack's state is damaged:\n" + text,

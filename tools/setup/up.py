@@ -139,9 +139,7 @@ def _with_logs(stack: str, error: SetupError) -> SetupError:
 def pulumi_errors(output: str) -> str:
     """The lines that say what went wrong; Pulumi repeats itself and adds a traceback."""
     errors = [line.strip() for line in output.splitlines() if "error:" in line]
-    told = [
-        line for line in errors if "an unhandled error occurred" not in line and "update failed" not in line
-    ]
+    told = [line for line in errors if "an unhandled error occurred" not in line and "update failed" not in line]
     return "\n".join(dict.fromkeys(told)) or output
 
 
@@ -188,9 +186,7 @@ def secret_keys(stack: str, env: dict[str, str]) -> str:
         check=False,
     )
     if done.returncode != 0:
-        raise state.explained(
-            SetupError("Keys", done.stderr.strip(), "run `make up`, which makes the missing keys")
-        )
+        raise state.explained(SetupError("Keys", done.stderr.strip(), "run `make up`, which makes the missing keys"))
     return done.stdout
 
 
@@ -199,9 +195,7 @@ def _ask(stack: str, step: Step, outputs: dict[str, Any], key: str) -> str:
     try:
         answer = chat.ask(outputs["url"], key, model)
     except chat.NoAnswer as error:
-        sick = _with_logs(
-            stack, SetupError(step.name, f"error: no answer from {outputs['url']}: {error}", "")
-        )
+        sick = _with_logs(stack, SetupError(step.name, f"error: no answer from {outputs['url']}: {error}", ""))
         raise step.fail(sick.reason, "`make logs` shows every service; docs/troubleshooting.md") from error
     step.note = f"{answer.tokens} tokens from {model}"
     return answer.text
@@ -219,9 +213,7 @@ def report(stack: str, outputs: dict[str, Any], answer: str, seconds: float) -> 
         f"  answered  {' '.join(answer.split())[:200]}",
     ]
     if random:
-        lines.append(
-            "            (the model has random weights: gibberish by design, until a hub can be reached)"
-        )
+        lines.append("            (the model has random weights: gibberish by design, until a hub can be reached)")
     lines += ["", f"  API       {outputs['url']}   models: {', '.join(outputs['models'])}"]
     lines += [f"  {name:<9} {url}" for name, url in outputs["monitoring"].items()]
     lines += [

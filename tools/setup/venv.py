@@ -27,9 +27,7 @@ def ensure(step: Step, *, dev: bool = False) -> Path:
             "install python3.11 or newer, and run `make up PYTHON=python3.11`",
         )
     if importlib.util.find_spec("ensurepip") is None and not (paths.VENV / "bin" / "pip").exists():
-        raise step.fail(
-            "this Python can't make environments", "`apt-get install python3-venv` (on Debian, Ubuntu)"
-        )
+        raise step.fail("this Python can't make environments", "`apt-get install python3-venv` (on Debian, Ubuntu)")
     bin_dir = paths.VENV / "bin"
     lock = LOCKS["dev" if dev else "run"]
     # A development environment serves for running too.
@@ -42,17 +40,9 @@ def ensure(step: Step, *, dev: bool = False) -> Path:
         step.say("making .venv")
         step.run([sys.executable, "-m", "venv", "--clear", paths.VENV], remedy=remedy)
     step.say(f"installing from {lock.name}")
-    pip = [
-        bin_dir / "python",
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--require-hashes",
-        "--only-binary",
-        ":all:",
-    ]
-    step.run([*pip, "--disable-pip-version-check", "--requirement", lock], remedy=remedy)
+    pip: list[str | Path] = [bin_dir / "python", "-m", "pip", "install", "--quiet", "--require-hashes"]
+    flags: list[str | Path] = ["--only-binary", ":all:", "--disable-pip-version-check", "--requirement", lock]
+    step.run([*pip, *flags], remedy=remedy)
     for old in paths.VENV.glob(".run-*"):
         old.unlink()
     for old in paths.VENV.glob(".dev-*"):

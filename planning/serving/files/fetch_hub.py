@@ -74,9 +74,7 @@ def fetch(repo: str, revision: str, into: Path) -> str | None:
     except HfHubHTTPError as error:
         return f"the hub refused: {str(error).splitlines()[0]}"
     except OSError as error:
-        return (
-            f"{type(error).__name__}: {error}: check the network and the disk; the next run goes on from here"
-        )
+        return f"{type(error).__name__}: {error}: check the network and the disk; the next run goes on from here"
     except Exception as error:  # the hub's client lets its HTTP library's errors through
         return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}"
     for path in [into, *into.rglob("*")]:
