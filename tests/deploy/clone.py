@@ -100,7 +100,7 @@ def container_ids() -> dict[str, str]:
     """Container name → id, of those that run."""
     label = f"label=inference-stack.stack={STACK}"
     rows = docker("ps", "--no-trunc", "--filter", label, "--format", "{{.Names}} {{.ID}}").splitlines()
-    return {name: ident for name, ident in (row.split() for row in rows)}
+    return {row.split()[0]: row.split()[1] for row in rows}
 
 
 def make_clone(path: Path, *, ports: Mapping[str, int] = PORTS) -> Clone:
