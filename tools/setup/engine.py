@@ -1,13 +1,14 @@
 """Pulumi's CLI, Python language host and Docker plugin, at pinned versions.
 
-Three ways, in this order: a `pulumi` of the pinned version on PATH (which then gets its plugins by
-itself), the official download, and a build from Go modules for machines that reach only package registries.
+Three ways, in this order: a `pulumi` of the pinned version on PATH (then only the plugin is got, the next two ways),
+the official download, and a build from Go modules for machines that reach only package registries.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import http.client
 import json
 import os
 import platform
@@ -18,8 +19,8 @@ import tarfile
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,9 +35,12 @@ LANGUAGE_HOST = "3.75.0"
 """The last SDK module that carries the Python language host; the protocol has stayed the same."""
 GO_AT_LEAST = (1, 26)
 
-DOWNLOADS = os.environ.get("INFERENCE_STACK_PULUMI_DOWNLOADS", "https://get.pulumi.com/releases")
-"""Base address of `sdk/pulumi-v…tar.gz`, its `.sha512` sums and `plugins/`. A mirror may stand in."""
+OFFICIAL = "https://get.pulumi.com/releases"
+"""Has `sdk/` with the CLI and `plugins/`, each with a file of checksums. No sum of these versions could be pinned from
+a public source, so what is checked is that archive and published sum agree, both fetched over TLS."""
 CONNECT_S = 5
+"""To the first answer; without one, the next way is tried."""
+STALL_S = 30
 
 LANGUAGE_HOST_SCRIPTS = (
     "python/cmd/pulumi-language-python-exec",
@@ -55,37 +59,48 @@ class Engine:
 
     bin_dir: Path
     """Holds pulumi and pulumi-language-python; comes on PATH after .venv/bin."""
-    plugin: Path | None
-    """The folder resource-docker-v…, to be found in $PULUMI_HOME/plugins; None: Pulumi fetches its own."""
+    plugin: Path
+    """The folder resource-docker-v…, to be found in $PULUMI_HOME/plugins."""
     way: str
-    """In words for the user: `on PATH`, `official download`, `built from Go modules`."""
+    """In words for the user: `official download`, `built from Go modules`, or `on PATH, plugin …`."""
 
 
 def ensure(step: Step) -> Engine:
     """Get the engine. No-op when done before. Raises SetupError."""
+    on_path = _on_path()
+    parts = ("plugin",) if on_path else ("cli", "plugin")
+    folders = {"official download": _folder("download", parts), "built from Go modules": _folder("go", parts)}
+    way = next((way for way, folder in folders.items() if (folder / "complete").exists()), None)
+    if way is None:
+        way = "official download"
+        try:
+            _download(step, folders[way], parts)
+        except Unreachable as error:
+            step.say(f"official download: {error}; building from Go modules")
+            way = "built from Go modules"
+            _build(step, folders[way], parts)
+    folder = folders[way]
+    if on_path:
+        way = f"on PATH, plugin: {way}"
+    step.note = f"pulumi {PULUMI}, {way}"
+    return Engine(on_path or folder / "bin", folder / "plugins" / f"resource-docker-v{DOCKER_PLUGIN}", way)
+
+
+def downloads() -> str:
+    """The base address of the official download; $INFERENCE_STACK_PULUMI_DOWNLOADS names a mirror."""
+    return os.environ.get("INFERENCE_STACK_PULUMI_DOWNLOADS", OFFICIAL).rstrip("/")
+
+
+def _on_path() -> Path | None:
+    """The folder of a usable `pulumi` that isn't one of ours."""
     found = shutil.which("pulumi", path=_users_path())
-    if found and _version(Path(found)) == PULUMI and shutil.which("pulumi-language-python", path=_users_path()):
-        step.note = f"pulumi {PULUMI} on PATH"
-        return Engine(Path(found).parent, None, "on PATH")
-    for way, folder in (("official download", _folder("download")), ("built from Go modules", _folder("go"))):
-        if (folder / "complete").exists():
-            step.note = f"pulumi {PULUMI}, {way}"
-            return _engine(folder, way)
-    try:
-        _download(step, _folder("download"))
-        step.note = f"pulumi {PULUMI}, official download"
-        return _engine(_folder("download"), "official download")
-    except Unreachable as error:
-        step.say(f"official download: {error}; building from Go modules")
-    _build(step, _folder("go"))
-    step.note = f"pulumi {PULUMI}, built from Go modules"
-    return _engine(_folder("go"), "built from Go modules")
+    if found and shutil.which("pulumi-language-python", path=_users_path()) and _version(found) == PULUMI:
+        return Path(found).parent
+    return None
 
 
 def install_plugins(engine: Engine, pulumi_home: Path) -> None:
     """Make the plugin findable below `pulumi_home`: a link, made anew when it points elsewhere."""
-    if engine.plugin is None:
-        return
     link = pulumi_home / "plugins" / engine.plugin.name
     if link.is_symlink() and link.readlink() == engine.plugin:
         return
@@ -96,18 +111,14 @@ def install_plugins(engine: Engine, pulumi_home: Path) -> None:
         link.symlink_to(engine.plugin)
 
 
-def _engine(folder: Path, way: str) -> Engine:
-    return Engine(folder / "bin", folder / "plugins" / f"resource-docker-v{DOCKER_PLUGIN}", way)
-
-
-def _folder(way: str) -> Path:
+def _folder(way: str, parts: Sequence[str]) -> Path:
     """Keyed by all that decides the content."""
-    key = hashlib.sha256(f"{PULUMI} {DOCKER_PLUGIN} {LANGUAGE_HOST}".encode())
+    key = hashlib.sha256(f"{PULUMI} {DOCKER_PLUGIN} {LANGUAGE_HOST} {parts}".encode())
     if way == "go":
         for path in sorted(paths.GO_MODULES.rglob("*")):
             if path.is_file():
                 key.update(path.read_bytes())
-    return paths.cache() / "engine" / f"{way}-{PULUMI}-{key.hexdigest()[:12]}"
+    return paths.cache() / "engine" / f"{way}-{'-'.join(parts)}-{PULUMI}-{key.hexdigest()[:12]}"
 
 
 def _users_path() -> str:
@@ -116,7 +127,7 @@ def _users_path() -> str:
     return os.pathsep.join(p for p in os.environ.get("PATH", "").split(os.pathsep) if not p.startswith(own))
 
 
-def _version(pulumi: Path) -> str:
+def _version(pulumi: str) -> str:
     try:
         done = subprocess.run([pulumi, "version"], capture_output=True, text=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):
@@ -124,108 +135,113 @@ def _version(pulumi: Path) -> str:
     return done.stdout.strip().removeprefix("v")
 
 
-def _download(step: Step, folder: Path) -> None:
+def _download(step: Step, folder: Path, parts: Sequence[str]) -> None:
     """The CLI with its language hosts, and the plugin, each checked against the sums published beside it."""
     machine = {"x86_64": "x64", "aarch64": "arm64"}.get(platform.machine())
     if machine is None:
         raise Unreachable(f"there is none for {platform.machine()}")
     arch = {"x64": "amd64", "arm64": "arm64"}[machine]
+    archives = {
+        "cli": (f"sdk/pulumi-v{PULUMI}-linux-{machine}.tar.gz", f"sdk/pulumi-{PULUMI}-checksums.txt"),
+        "plugin": (
+            f"plugins/pulumi-resource-docker-v{DOCKER_PLUGIN}-linux-{arch}.tar.gz",
+            f"plugins/pulumi-docker_{DOCKER_PLUGIN}_checksums.txt",
+        ),
+    }
     with _scratch(folder) as scratch:
-        archives = {
-            "cli": f"sdk/pulumi-v{PULUMI}-linux-{machine}.tar.gz",
-            "plugin": f"plugins/pulumi-resource-docker-v{DOCKER_PLUGIN}-linux-{arch}.tar.gz",
-        }
-        for part, path in archives.items():
-            step.say(f"downloading {path.rsplit('/', 1)[1]}")
-            archive = scratch / f"{part}.tar.gz"
-            _fetch(f"{DOWNLOADS}/{path}", archive)
-            _check_sum(step, archive, path)
+        for part in parts:
+            path, sums_path = archives[part]
+            name = path.rsplit("/", 1)[1]
+            step.say(f"downloading {name}")
+            sums, archive = scratch / "checksums.txt", scratch / name
+            _fetch(f"{downloads()}/{sums_path}", sums, CONNECT_S)
+            _fetch(f"{downloads()}/{path}", archive, STALL_S)
+            _check_sum(step, archive, sums)
             with tarfile.open(archive) as tar:
-                tar.extractall(scratch / part, filter="data")
+                tar.extraction_filter = getattr(tarfile, "data_filter", lambda member, _: member)
+                tar.extractall(scratch / part)
             archive.unlink()
-        inner = scratch / "cli" / "pulumi"
-        inner.rename(scratch / "bin")
-        plugins = scratch / "plugins"
-        plugins.mkdir()
-        (scratch / "plugin").rename(plugins / f"resource-docker-v{DOCKER_PLUGIN}")
-        (scratch / "cli").rmdir()
+            sums.unlink()
+        (scratch / "plugins").mkdir()
+        (scratch / "plugin").rename(scratch / "plugins" / f"resource-docker-v{DOCKER_PLUGIN}")
+        if "cli" in parts:
+            (scratch / "cli" / "pulumi").rename(scratch / "bin")
+            (scratch / "cli").rmdir()
         _finish(scratch, folder)
 
 
-def _check_sum(step: Step, archive: Path, path: str) -> None:
-    """Compare with `<address>.sha512`, written as sha512sum does. A wrong sum stops everything."""
-    sums = archive.with_suffix(".sha512")
-    _fetch(f"{DOWNLOADS}/{path}.sha512", sums)
-    published = re.match(r"[0-9a-f]{128}", sums.read_text().strip())
-    with archive.open("rb") as file:
-        got = hashlib.file_digest(file, "sha512").hexdigest()
-    sums.unlink()
-    if published is None or published[0] != got:
+def _check_sum(step: Step, archive: Path, sums: Path) -> None:
+    """Compare with the line of `sums` that names the archive: SHA-256 for the CLI, SHA-1 for plugins.
+
+    Source: pulumi/pulumi issue 10807; pulumi/pulumi-docker .github/workflows/publish.yml (`shasum ./*.tar.gz`).
+    """
+    published = ""
+    for line in sums.read_text(errors="replace").splitlines():
+        digest, _, name = line.strip().partition(" ")
+        if name.lstrip(" *").removeprefix("./") == archive.name:
+            published = digest.lower()
+    algorithm = {40: "sha1", 64: "sha256", 128: "sha512"}.get(len(published))
+    got = ""
+    if algorithm:
+        with archive.open("rb") as file:
+            got = hashlib.file_digest(file, algorithm).hexdigest()
+    if not algorithm or got != published:
         raise step.fail(
-            f"{path} from {DOWNLOADS} is not what its checksum says:\n"
-            f"published {published[0][:16] if published else 'nothing readable'}…, got {got[:16]}…",
-            "don't use it. Try again; if it stays so, tell whoever runs that server.",
+            f"{archive.name} from {downloads()} is not what its checksum says: "
+            f"published {published or 'none'}, got {got or 'no way to compare'}",
+            "don't use it; nothing of it was kept. Try again; if it stays so, tell whoever runs that server",
         )
 
 
-def _fetch(url: str, target: Path) -> None:
+def _fetch(url: str, target: Path, timeout: float) -> None:
     try:
-        with urllib.request.urlopen(url, timeout=CONNECT_S) as response, target.open("wb") as file:
+        with urllib.request.urlopen(url, timeout=timeout) as response, target.open("wb") as file:
             shutil.copyfileobj(response, file)
-    except (urllib.error.URLError, OSError) as error:
-        raise Unreachable(f"{url.split('/')[2]} can't be reached ({getattr(error, 'reason', error)})") from error
+    except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise Unreachable(f"{url} can't be had ({reason})") from error
 
 
-def _build(step: Step, folder: Path) -> None:
-    """Build all three from Go modules, each in the version that its go.mod and go.sum pin."""
+def _build(step: Step, folder: Path, parts: Sequence[str]) -> None:
+    """Build from Go modules, each in the version that its go.mod and go.sum pin."""
     go = shutil.which("go")
     if go is None or _go_version(go) < GO_AT_LEAST:
         wanted = ".".join(map(str, GO_AT_LEAST))
         raise step.fail(
-            f"there is no Pulumi {PULUMI} on PATH, its download can't be reached, and "
+            f"there is no Pulumi {PULUMI} on PATH, its download ({downloads()}) can't be reached, and "
             + ("Go is too old to build it" if go else "there is no Go to build it"),
-            f"one of: install Pulumi {PULUMI} and put it on PATH; let this machine reach {DOWNLOADS}; "
-            f"install Go {wanted} or newer",
+            f"one of: install Pulumi {PULUMI} and put it on PATH; let this machine reach the download, or a mirror "
+            f"named by INFERENCE_STACK_PULUMI_DOWNLOADS; install Go {wanted} or newer",
         )
-    env = {
-        **os.environ,
-        "CGO_ENABLED": "0",
-        "GOFLAGS": "-mod=readonly",
-        "GOTOOLCHAIN": "local",
-        "GOWORK": "off",
-    }
-    remedy = "see the log; `make up` goes on from here"
+    # The machine's own GOPROXY, GOFLAGS and GOSUMDB hold; -mod=readonly is what enforces go.sum.
+    env = {**os.environ, "CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOWORK": "off"}
+    remedy = "see the log; what was compiled is kept, so running again goes on from here"
     with _scratch(folder) as scratch:
-        binaries = scratch / "bin"
-        plugin = scratch / "plugins" / f"resource-docker-v{DOCKER_PLUGIN}"
+        binaries, plugin = scratch / "bin", scratch / "plugins" / f"resource-docker-v{DOCKER_PLUGIN}"
         binaries.mkdir()
         plugin.mkdir(parents=True)
         sdk_version = "github.com/pulumi/pulumi/sdk/v3/go/common/version.Version"
 
-        def build(module: str, package: str, output: Path, link: str, *flags: str) -> None:
-            argv = [
-                go,
-                "build",
-                "-trimpath",
-                *flags,
-                "-ldflags",
-                f"-s -w -X {link}",
-                "-o",
-                str(output),
-                package,
-            ]
-            step.run(argv, cwd=paths.GO_MODULES / module, env=env, remedy=remedy, show=lambda line: line[-60:])
+        def build(module: str, package: str, output: Path, link: str, tags: str, *flags: str) -> None:
+            fixed = ["-mod=readonly", "-buildvcs=false", "-trimpath", "-tags", tags, *flags]
+            step.run(
+                [go, "build", *fixed, "-ldflags", f"-s -w {link}", "-o", output, package],
+                cwd=paths.GO_MODULES / module,
+                env=env,
+                remedy=remedy,
+                show=lambda line: f"{output.name}: {line[-60:]}",
+            )
 
         def cli() -> None:
             package = "github.com/pulumi/pulumi/pkg/v3/cmd/pulumi"
-            build("cli", package, binaries / "pulumi", f"{sdk_version}=v{PULUMI}", "-tags", "osusergo")
+            build("cli", package, binaries / "pulumi", f"-X {sdk_version}=v{PULUMI}", "osusergo")
 
         def language_host() -> None:
             package = "github.com/pulumi/pulumi/sdk/v3/python/cmd/pulumi-language-python"
             target = binaries / "pulumi-language-python"
-            build("language-python", package, target, f"{sdk_version}=v{LANGUAGE_HOST}")
+            build("language-python", package, target, f"-X {sdk_version}=v{LANGUAGE_HOST}", "osusergo")
             listed = step.run(
-                [go, "list", "-m", "-json", "github.com/pulumi/pulumi/sdk/v3"],
+                [go, "list", "-mod=readonly", "-m", "-json", "github.com/pulumi/pulumi/sdk/v3"],
                 cwd=paths.GO_MODULES / "language-python",
                 env=env,
                 remedy=remedy,
@@ -237,23 +253,28 @@ def _build(step: Step, folder: Path) -> None:
                 copy.chmod(0o755)
 
         def docker_plugin() -> None:
-            # Twice: the first prints the schema, the second has it inside and so starts in no time.
-            version = f"main.version={DOCKER_PLUGIN}"
-            first = scratch / "schema-printer"
-            build("docker-plugin", ".", first, version, "-tags", "no_compose")
-            schema = scratch / "schema.json"
-            schema.write_text(step.run([first, "--print-schema"], remedy=remedy))
-            empty = paths.GO_MODULES / "docker-plugin" / "schema.json"
-            overlay = scratch / "overlay.json"
+            # The schema goes into the plugin: making it at each start would cost 0.2 s and 30 MB.
+            module, writer = paths.GO_MODULES / "docker-plugin", scratch / "schema-writer"
+            build("docker-plugin", "./schema", writer, "", "no_compose,osusergo")
+            schema, overlay = scratch / "schema.json", scratch / "overlay.json"
+            step.run([writer, schema], cwd=module, env=env, remedy=remedy, show=lambda _: None)
+            empty = module / "plugin" / "schema.json"
             overlay.write_text(json.dumps({"Replace": {str(empty): str(schema)}}))
             target = plugin / "pulumi-resource-docker"
-            build("docker-plugin", ".", target, version, "-tags", "no_compose", "-overlay", str(overlay))
-            for made in (first, schema, overlay):
+            build("docker-plugin", "./plugin", target, "", "no_compose,osusergo", "-overlay", str(overlay))
+            for made in (writer, schema, overlay):
                 made.unlink()
 
-        with ThreadPoolExecutor(3) as pool:
-            for future in [pool.submit(part) for part in (cli, language_host, docker_plugin)]:
-                future.result()
+        jobs = (cli, language_host, docker_plugin) if "cli" in parts else (docker_plugin,)
+        step.say(f"building with {go}")
+        with ThreadPoolExecutor(len(jobs)) as pool:
+            futures = [pool.submit(job) for job in jobs]
+            try:
+                for future in as_completed(futures):
+                    future.result()
+            except SetupError:
+                step.stop()  # the other builds need not run to their end
+                raise
         _finish(scratch, folder)
 
 
