@@ -100,15 +100,16 @@ def _on_path() -> Path | None:
 
 
 def install_plugins(engine: Engine, pulumi_home: Path) -> None:
-    """Make the plugin findable below `pulumi_home`: a link, made anew when it points elsewhere."""
-    link = pulumi_home / "plugins" / engine.plugin.name
-    if link.is_symlink() and link.readlink() == engine.plugin:
-        return
-    link.parent.mkdir(parents=True, exist_ok=True)
-    if link.is_symlink():
+    """Make the plugin findable below `pulumi_home`: a folder (Pulumi passes over links to one) with a link in it."""
+    folder = pulumi_home / "plugins" / engine.plugin.name
+    if folder.is_symlink():
+        folder.unlink()
+    folder.mkdir(parents=True, exist_ok=True)
+    link, target = folder / "pulumi-resource-docker", engine.plugin / "pulumi-resource-docker"
+    if link.is_symlink() and link.readlink() != target:
         link.unlink()
     if not link.exists():
-        link.symlink_to(engine.plugin)
+        link.symlink_to(target)
 
 
 def _folder(way: str, parts: Sequence[str]) -> Path:
