@@ -1,129 +1,155 @@
-"""LiteLLM's configuration, from models of our own: LiteLLM ignores keys that it does not know, without a word."""
+"""LiteLLM: keys, limits, routing, retries, fallbacks, one log line per request."""
 
 import json
-from typing import Literal
+from math import ceil
+from pathlib import Path
 
-import yaml
-from pydantic import BaseModel, ConfigDict
-
-from planning.names import VLLM_PORT, replica_service
+from planning.containers import FILES_DIR, ContainerPlan, Health
+from planning.gateway.litellm_config import (
+    GeneralSettings,
+    LitellmParams,
+    LitellmSettings,
+    ModelEntry,
+    ModelInfo,
+    ProxyConfig,
+    RouterSettings,
+)
+from planning.names import LITELLM_ALIAS, LITELLM_PORT, VLLM_PORT, litellm_service, replica_service, uid_of
+from stack_configs.schema.gateway import Gateway
 from stack_configs.schema.stack import StackSpec
 
-ALLOWED_FAILS = 1
-COOLDOWN_S = 10
-"""A replica that failed more than ALLOWED_FAILS times a minute is left alone for so long."""
+PLUGINS = ("key_auth.py", "request_log.py")
+"""Python that runs inside LiteLLM, kept under `files/` beside this module."""
+
+STREAM_SILENCE_S = 600
+"""Longest silence in a stream, the wait for the first token included. A queued prompt may wait for minutes; an engine
+that hangs must not hold a client for an hour."""
+DRAIN_S = 60
+"""How long requests in flight may go on after a stop is asked for. LiteLLM refuses new ones from that moment."""
+
+READY_URL = f"http://127.0.0.1:{LITELLM_PORT}/health/readiness"
+"""Never `/health`: it sends completions to the engines."""
+
+# LiteLLM refuses to start without a master key. Nobody needs one here: keys.json has every key that may be used, and
+# key_auth.py knows no other. So each start makes one at random, which dies with the process.
+START = f"""\
+LITELLM_MASTER_KEY="sk-$(python3 -c 'import secrets; print(secrets.token_hex(32))')" && export LITELLM_MASTER_KEY &&
+exec litellm --config {FILES_DIR}/config.yaml --host 0.0.0.0 --port {LITELLM_PORT} --num_workers 1"""
 
 
-class Part(BaseModel):
-    """A part of config.yaml; a misspelt key is an error here, where LiteLLM would drop it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Deployment(Part):
-    """Where a replica answers."""
-
-    model: str
-    api_base: str
-    api_key: str = "none"
-    timeout: int
-    """Seconds for a whole answer."""
-    stream_timeout: int
-    """Seconds until the first token, when streaming."""
-
-
-class ModelInfo(Part):
-    id: str
-    """The replica's service name: it stands in metrics and in the request log."""
-
-
-class ModelEntry(Part):
-    model_name: str
-    litellm_params: Deployment
-    model_info: ModelInfo
-
-
-class RouterSettings(Part):
-    routing_strategy: Literal["simple-shuffle"] = "simple-shuffle"
-    """Splits evenly; the ones that measure latency or usage starve equal replicas (seen with 1.106)."""
-    num_retries: int
-    allowed_fails: int = ALLOWED_FAILS
-    cooldown_time: int = COOLDOWN_S
-    timeout: int
-    fallbacks: list[dict[str, list[str]]]
-
-
-class LitellmSettings(Part):
-    callbacks: list[str]
-    require_auth_for_metrics_endpoint: bool = False
-    """Only the inner network reaches it."""
-    request_timeout: int
-    telemetry: bool = False
-    drop_params: bool = False
-    turn_off_message_logging: bool = True
-
-
-class GeneralSettings(Part):
-    custom_auth: str = "key_auth.check_key"
-    custom_auth_run_common_checks: bool = True
-    disable_adding_master_key_hash_to_db: bool = True
-    cancel_on_disconnect: bool = True
-
-
-class Config(Part):
-    """config.yaml as a whole."""
-
-    model_list: list[ModelEntry]
-    router_settings: RouterSettings
-    litellm_settings: LitellmSettings
-    general_settings: GeneralSettings = GeneralSettings()
-
-
-def config(spec: StackSpec) -> Config:
-    """One entry a replica, under the model's name; fallbacks as the spec says."""
-    gateway = spec.file.gateway
-    timeout = gateway.request_timeout_s
-    entries = [
-        ModelEntry(
-            model_name=name,
-            litellm_params=Deployment(
-                model=f"hosted_vllm/{name}",
-                api_base=f"http://{replica_service(name, index)}:{VLLM_PORT}/v1",
-                timeout=timeout,
-                stream_timeout=timeout,
+def plan_litellm(spec: StackSpec) -> tuple[ContainerPlan, ...]:
+    """The LiteLLM instances, all alike. Each has one worker: instances are what is added for more load (a worker does
+    about 125 requests/s), and a worker's metrics and limits need no shared files or Redis."""
+    image = spec.images["litellm"]
+    files = {
+        "config.yaml": proxy_config(spec).to_yaml(),
+        "keys.json": keys_json(spec),
+        **{name: (Path(__file__).parent / "files" / name).read_text() for name in PLUGINS},
+    }
+    return tuple(
+        ContainerPlan(
+            service=service,
+            component="gateway",
+            image=image.ref,
+            user=f"{uid_of(service)}:{uid_of(service)}",
+            entrypoint=("sh", "-c", START),
+            env=ENV,
+            files=files,
+            tmpfs={"/tmp": "size=64m,mode=1777"},
+            aliases=(LITELLM_ALIAS,),
+            memory_mib=768,
+            max_processes=128,
+            health=Health(
+                command=("python3", "-c", f"import urllib.request as u; u.urlopen({READY_URL!r}, timeout=4)"),
+                start_period_s=90,
             ),
-            model_info=ModelInfo(id=replica_service(name, index)),
+            stop_grace_s=DRAIN_S + 5,
+            starts_in_s=image.starts_in_s,
         )
-        for name, model in spec.file.models.items()
-        for index in range(len(model.replicas))
-    ]
-    return Config(
-        model_list=entries,
-        router_settings=RouterSettings(
-            num_retries=gateway.num_retries,
-            timeout=timeout,
-            fallbacks=[{name: list(others)} for name, others in gateway.fallbacks.items()],
-        ),
-        litellm_settings=LitellmSettings(callbacks=["prometheus", "request_log.request_log"], request_timeout=timeout),
+        for service in map(litellm_service, range(spec.file.gateway.instances))
     )
 
 
-def config_yaml(spec: StackSpec) -> str:
-    """The text of config.yaml."""
-    return yaml.safe_dump(config(spec).model_dump(), sort_keys=False)
+ENV = {
+    "HOME": "/tmp",
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "LITELLM_MODE": "PRODUCTION",  # reads no .env file
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # else the start waits for a download
+    "DISABLE_ADMIN_UI": "True",
+    "NO_DOCS": "True",
+    "NO_REDOC": "True",
+    "NO_OPENAPI": "True",
+    "LITELLM_DISABLE_ACCESS_LOG_PATHS": "/health/readiness,/metrics,/metrics/",
+    "GRACEFUL_SHUTDOWN_TIMEOUT": str(DRAIN_S),
+}
+
+
+def proxy_config(spec: StackSpec) -> ProxyConfig:
+    gateway = spec.file.gateway
+    timeout = gateway.request_timeout_s
+    stream_timeout = min(timeout, STREAM_SILENCE_S)
+    return ProxyConfig(
+        model_list=tuple(
+            ModelEntry(
+                model_name=name,
+                litellm_params=LitellmParams(
+                    model=f"hosted_vllm/{name}",
+                    api_base=f"http://{replica_service(name, index)}:{VLLM_PORT}/v1",
+                    api_key="none",
+                    timeout=timeout,
+                    stream_timeout=stream_timeout,
+                ),
+                model_info=ModelInfo(id=replica_service(name, index)),
+            )
+            for name, model in spec.file.models.items()
+            for index in range(len(model.replicas))
+        ),
+        router_settings=RouterSettings(
+            # Splits evenly; the latency- and usage-based strategies starved one of two equal replicas.
+            routing_strategy="simple-shuffle",
+            num_retries=gateway.num_retries,
+            retry_after=0,
+            allowed_fails=3,
+            cooldown_time=10,
+            fallbacks=tuple({name: targets} for name, targets in gateway.fallbacks.items()),
+            timeout=timeout,
+            stream_timeout=stream_timeout,
+        ),
+        litellm_settings=LitellmSettings(
+            callbacks=("prometheus", "key_auth.policy", "request_log.log"),
+            request_timeout=timeout,
+            drop_params=False,
+            turn_off_message_logging=True,
+            require_auth_for_metrics_endpoint=False,
+            json_logs=True,
+            set_verbose=False,
+            global_disable_no_log_param=True,
+        ),
+        general_settings=GeneralSettings(
+            master_key="os.environ/LITELLM_MASTER_KEY",
+            custom_auth="key_auth.authenticate",
+            custom_auth_run_common_checks=True,
+            cancel_on_disconnect=True,
+        ),
+    )
 
 
 def keys_json(spec: StackSpec) -> str:
-    """What key_auth.py reads: SHA-256 of a key → what its holder may do. Holds no key."""
+    """What key_auth.py reads: each key's SHA-256 → who it is and what it may do. No secret is in it."""
     gateway = spec.file.gateway
-    every = list(spec.file.models)
     keys = {
         spec.key_hashes[name]: {
             "id": name,
-            "models": every if key.models == "all" else list(key.models),
-            "rpm": key.rpm,
-            "tpm": key.tpm,
+            "models": list(spec.file.models) if key.models == "all" else list(key.models),
+            "rpm": _share(key.rpm, gateway),
+            "tpm": _share(key.tpm, gateway),
         }
         for name, key in gateway.keys.items()
     }
-    return json.dumps({"keys": keys, "fallbacks": gateway.fallbacks}, indent=1, sort_keys=True) + "\n"
+    fallbacks = {name: list(targets) for name, targets in gateway.fallbacks.items()}
+    return json.dumps({"keys": keys, "models": list(spec.file.models), "fallbacks": fallbacks}, indent=1)
+
+
+def _share(limit: int | None, gateway: Gateway) -> int | None:
+    """One instance's part of a limit, rounded up: instances count for themselves, and nginx spreads requests evenly."""
+    return None if limit is None else ceil(limit / gateway.instances)

@@ -1,106 +1,158 @@
-"""One JSON line per request, on standard output: who asked what of which replica, and how it went. Runs inside LiteLLM.
+"""One JSON line on stdout for each client request, answered or failed. Prompts, answers and keys are never in it.
 
-Never prompts, answers or keys. Success is told by the attempt that succeeded, failure by LiteLLM's word to the client;
-failed attempts in between only count. Refused keys are in nginx's log, with the same request id.
+Runs inside LiteLLM with what its image has. LiteLLM tells a callback of every attempt: a failed attempt is only counted
+here, and the line is printed when the client has its answer (the one success) or its error (`post_call_failure`).
 """
+
+# ruff: noqa: ARG002  (LiteLLM's signatures)
 
 import json
 import sys
+from collections import OrderedDict
 from datetime import UTC, datetime
-from pathlib import Path
+from time import time
 from typing import Any
+from uuid import uuid4
 
 from litellm.integrations.custom_logger import CustomLogger
 
-CONFIG = json.loads((Path(__file__).parent / "keys.json").read_text())
-
-
-def request_id(headers: dict[str, str]) -> str | None:
-    return next((value for name, value in headers.items() if name.lower() == "x-request-id"), None)
-
-
-def seconds(start: datetime | None, end: datetime | None) -> float | None:
-    return round((end - start).total_seconds(), 4) if start and end else None
-
-
-def status_of(error: Exception) -> int:
-    """The HTTP status that the client gets for LiteLLM's exception."""
-    return int(getattr(error, "status_code", None) or getattr(error, "code", None) or 500)
-
-
-def write(entry: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps({"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **entry}) + "\n")
-    sys.stdout.flush()
-
-
-def success(kwargs: dict[str, Any], start: datetime, end: datetime) -> dict[str, Any]:
-    """The line of an answered request, from what LiteLLM hands its loggers."""
-    told = kwargs.get("standard_logging_object") or {}
-    request = (kwargs.get("litellm_params") or {}).get("proxy_server_request") or {}
-    streaming = bool(kwargs.get("stream"))
-    choices = ((told.get("response") or {}) if isinstance(told.get("response"), dict) else {}).get("choices") or []
-    reasons = [choice.get("finish_reason") for choice in choices if isinstance(choice, dict)]
-    return {
-        "request_id": request_id(request.get("headers") or {}),
-        "key": (told.get("metadata") or {}).get("user_api_key_alias"),
-        "model": told.get("model_group"),
-        "replica": told.get("model_id"),
-        "tokens_in": told.get("prompt_tokens"),
-        "tokens_out": told.get("completion_tokens"),
-        "latency_s": seconds(start, end),
-        "ttft_s": seconds(start, kwargs.get("completion_start_time")) if streaming else None,
-        "stream": streaming,
-        "finish_reason": reasons[0] if reasons else None,
-        "status": 200,
-    }
+MARK = "gateway_request"
+"""Our id of a client request, in the metadata that LiteLLM carries through retries and fallbacks. A client's
+X-Request-Id may come twice, so it can't serve."""
+REMEMBERED = 20_000
+"""Requests in flight that are remembered at most; about 300 bytes each."""
 
 
 class RequestLog(CustomLogger):  # type: ignore[misc]
-    """LiteLLM calls these; only the last word on a request is written."""
+    def __init__(self) -> None:
+        super().__init__()
+        self._open: OrderedDict[str, dict[str, Any]] = OrderedDict()
+
+    async def async_pre_call_hook(
+        self, user_api_key_dict: Any, cache: object, data: dict[str, Any], call_type: str
+    ) -> dict[str, Any]:  # fmt: skip
+        mark = uuid4().hex
+        for name in ("metadata", "litellm_metadata"):
+            if isinstance(data.get(name), dict):
+                data[name][MARK] = mark
+        self._open[mark] = {"started": time(), "attempts": 0, "replica": None}
+        while len(self._open) > REMEMBERED:
+            self._open.popitem(last=False)
+        return data
+
+    async def async_log_failure_event(
+        self, kwargs: dict[str, Any], response_obj: Any, start_time: Any, end_time: Any
+    ) -> None:
+        """A failed attempt."""
+        request = self._open.get(_mark(kwargs.get("litellm_params") or {}))
+        if request is not None:
+            request["attempts"] += 1
+            request["replica"] = (kwargs.get("standard_logging_object") or {}).get("model_id") or request["replica"]
 
     async def async_log_success_event(
-        self, kwargs: dict[str, Any], response_obj: Any, start_time: datetime, end_time: datetime
+        self, kwargs: dict[str, Any], response_obj: Any, start_time: Any, end_time: Any
     ) -> None:
-        entry = success(kwargs, start_time, end_time)
-        if entry["finish_reason"] is None:
-            chosen = getattr(response_obj, "choices", None) or []
-            entry["finish_reason"] = getattr(chosen[0], "finish_reason", None) if chosen else None
-        write(entry)
+        """The attempt that answered."""
+        request = self._open.pop(_mark(kwargs.get("litellm_params") or {}), None)
+        payload = kwargs.get("standard_logging_object")
+        if request is None or payload is None:
+            return
+        params = kwargs.get("litellm_params") or {}
+        first_token = payload.get("completionStartTime")
+        streamed = bool(payload.get("stream"))
+        _print(
+            request_id=_request_id(params),
+            key=(payload.get("metadata") or {}).get("user_api_key_alias"),
+            requested_model=_requested(params) or payload.get("model_group"),
+            model=payload.get("model_group"),
+            replica=payload.get("model_id"),
+            tokens_in=payload.get("prompt_tokens"),
+            tokens_out=payload.get("completion_tokens"),
+            latency_s=_seconds(payload.get("endTime"), request["started"]),
+            ttft_s=_seconds(first_token, request["started"]) if streamed else None,
+            stream=streamed,
+            finish_reason=_finish_reason(response_obj),
+            status=200,
+            attempts=request["attempts"] + 1,
+            error=None,
+        )
 
     async def async_post_call_failure_hook(
         self,
         request_data: dict[str, Any],
         original_exception: Exception,
         user_api_key_dict: Any,
-        traceback_str: str | None = None,  # noqa: ARG002
+        traceback_str: str | None = None,
     ) -> None:
-        request = request_data.get("proxy_server_request") or {}
-        write(
-            {
-                "request_id": request_id(request.get("headers") or {}),
-                "key": getattr(user_api_key_dict, "key_alias", None),
-                "model": request_data.get("model"),
-                "replica": None,
-                "stream": bool(request_data.get("stream")),
-                "status": int(
-                    getattr(original_exception, "status_code", None) or getattr(original_exception, "code", 500)
-                ),
-                "error": type(original_exception).__name__,
-            }
+        """The client gets an error: refused here, or all attempts failed."""
+        mark = _mark(request_data)
+        request = self._open.pop(mark, None)
+        if mark and request is None:
+            return  # this request has its line
+        request = request or {"started": None, "attempts": 0, "replica": None}
+        model = request_data.get("model")
+        _print(
+            request_id=_request_id(request_data),
+            key=getattr(user_api_key_dict, "key_alias", None),
+            requested_model=model if isinstance(model, str) else None,
+            model=None,
+            replica=request["replica"],
+            tokens_in=None,
+            tokens_out=None,
+            latency_s=_seconds(time(), request["started"]),
+            ttft_s=None,
+            stream=bool(request_data.get("stream")),
+            finish_reason=None,
+            status=_status(original_exception),
+            attempts=request["attempts"],
+            # The class alone: messages of engines can quote the prompt.
+            error=type(original_exception).__name__,
         )
 
-    async def async_pre_call_hook(
-        self,
-        user_api_key_dict: Any,
-        cache: Any,  # noqa: ARG002
-        data: dict[str, Any],
-        call_type: str,  # noqa: ARG002
-    ) -> dict[str, Any]:
-        # A fallback must not lead where the key itself may not go.
-        allowed = set(user_api_key_dict.models or [])
-        if any(other not in allowed for other in CONFIG["fallbacks"].get(data.get("model"), [])):
-            data["disable_fallbacks"] = True
-        return data
+
+def _print(**fields: Any) -> None:
+    line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "log": "request", **fields}
+    sys.stdout.write(json.dumps(line) + "\n")
+    sys.stdout.flush()
 
 
-request_log = RequestLog()
+def _mark(holder: dict[str, Any]) -> str:
+    for name in ("metadata", "litellm_metadata"):
+        metadata = holder.get(name)
+        if isinstance(metadata, dict) and metadata.get(MARK):
+            return str(metadata[MARK])
+    return ""
+
+
+def _request_id(holder: dict[str, Any]) -> str | None:
+    headers = (holder.get("proxy_server_request") or {}).get("headers") or {}
+    return next((value for name, value in headers.items() if name.lower() == "x-request-id"), None)
+
+
+def _requested(params: dict[str, Any]) -> str | None:
+    model = ((params.get("proxy_server_request") or {}).get("body") or {}).get("model")
+    return model if isinstance(model, str) else None
+
+
+def _seconds(end: float | None, start: float | None) -> float | None:
+    return None if end is None or start is None else round(end - start, 4)
+
+
+def _finish_reason(response: Any) -> str | None:
+    choices = getattr(response, "choices", None) or (response.get("choices") if isinstance(response, dict) else None)
+    if not choices:
+        return None
+    choice = choices[0]
+    return choice.get("finish_reason") if isinstance(choice, dict) else getattr(choice, "finish_reason", None)
+
+
+def _status(error: Exception) -> int:
+    for name in ("status_code", "code"):
+        try:
+            return int(getattr(error, name))
+        except (AttributeError, TypeError, ValueError):
+            continue
+    return 500
+
+
+log = RequestLog()
