@@ -2,7 +2,8 @@
 
 LiteLLM ignores a key that it doesn't know, without a word, and hands an unknown `litellm_params` key to the engine
 inside the request body. So each key that we set is a field here, and nothing else can be written. Names and meanings
-are those of LiteLLM 1.103.2 (`litellm/proxy/_types.py` ConfigGeneralSettings, `litellm/types/router.py`, `litellm/__init__.py`).
+are those of LiteLLM 1.103.2 (`proxy/_types.py` ConfigGeneralSettings, `types/router.py`,
+`__init__.py` of the package).
 """
 
 from dataclasses import asdict, dataclass
