@@ -1,5 +1,7 @@
 """The dashboard as Grafana reads it. The only module that imports Grafana's SDK."""
 
+from itertools import count
+
 from grafana_foundation_sdk.builders import dashboard, prometheus, timeseries
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import DataSourceRef
@@ -23,11 +25,12 @@ def dashboard_json(spec: StackSpec) -> str:
         .refresh("30s")
         .time("now-1h", "now")
     )
+    ids = count(1)
     for row in panels.rows(spec):
-        board = board.with_row(dashboard.Row(row.title))
+        board = board.with_row(dashboard.Row(row.title).id(next(ids)))
         width = WIDTH // min(len(row.panels), 4)
         for panel in row.panels:
-            board = board.with_panel(_panel(panel, width))
+            board = board.with_panel(_panel(panel, width).id(next(ids)))
     return JSONEncoder(sort_keys=True, indent=2).encode(board.build())
 
 

@@ -18,14 +18,10 @@ WAITING = _metric(
 )
 RUNNING = _metric("vllm:num_requests_running", "requests being computed")
 KV_USAGE = _metric("vllm:kv_cache_usage_perc", "share of the KV cache in use, 0 to 1")
-PREEMPTIONS = _metric(
-    "vllm:num_preemptions_total", "requests thrown back for want of KV cache; 0 from the start"
-)
+PREEMPTIONS = _metric("vllm:num_preemptions_total", "requests thrown back for want of KV cache; 0 from the start")
 PROMPT_TOKENS = _metric("vllm:prompt_tokens_total", "tokens read; 0 from the start")
 GENERATION_TOKENS = _metric("vllm:generation_tokens_total", "tokens written; 0 from the start")
-TTFT = _metric(
-    "vllm:time_to_first_token_seconds_bucket", "seconds to the first token; empty buckets at first"
-)
+TTFT = _metric("vllm:time_to_first_token_seconds_bucket", "seconds to the first token; empty buckets at first")
 ITL = _metric("vllm:inter_token_latency_seconds_bucket", "seconds between tokens; empty buckets at first")
 
 REQUESTS = _metric(
@@ -35,13 +31,16 @@ REQUESTS = _metric(
 )
 OVERHEAD = _metric(
     "litellm_overhead_latency_metric_bucket",
-    "milliseconds the gateway adds to the backend's time; with the first answer",
+    "seconds the gateway adds to the backend's time; with the first answer",
     "after-traffic",
 )
-DEPLOYMENT_STATE = _metric(
-    "litellm_deployment_state",
-    "what the last call made of a backend: 0 healthy, 1 partial, 2 out; with the first call",
-    "after-traffic",
+BACKEND_CALLS = _metric(
+    "litellm_deployment_total_requests_total", "calls of each backend, with the first one", "after-traffic"
+)
+BACKEND_FAILURES = _metric(
+    "litellm_deployment_failure_responses_total",
+    "calls of each backend that failed, with the first such call",
+    "only-with-failure",
 )
 
 CPU = _metric("node_cpu_seconds_total", "seconds by CPU and mode")
@@ -55,9 +54,7 @@ NOTIFICATIONS_FAILED = _metric(
 )
 
 GPU_TEMPERATURE = _metric("DCGM_FI_DEV_GPU_TEMP", "temperature, degrees Celsius", "only-with-gpu")
-GPU_UTILISATION = _metric(
-    "DCGM_FI_DEV_GPU_UTIL", "share of time with a kernel running, per cent", "only-with-gpu"
-)
+GPU_UTILISATION = _metric("DCGM_FI_DEV_GPU_UTIL", "share of time with a kernel running, per cent", "only-with-gpu")
 GPU_POWER = _metric("DCGM_FI_DEV_POWER_USAGE", "power draw, W", "only-with-gpu")
 GPU_MEMORY_USED = _metric("DCGM_FI_DEV_FB_USED", "memory in use, MiB", "only-with-gpu")
 GPU_MEMORY_FREE = _metric("DCGM_FI_DEV_FB_FREE", "memory free, MiB", "only-with-gpu")
@@ -69,9 +66,7 @@ GPU_REMAP_FAILURE = _metric(
 GPU_DOUBLE_BIT_ERRORS = _metric(
     "DCGM_FI_DEV_ECC_DBE_VOL_TOTAL", "uncorrectable memory errors since the driver loaded", "only-with-gpu"
 )
-GPU_THERMAL_VIOLATION = _metric(
-    "DCGM_FI_DEV_THERMAL_VIOLATION", "time throttled by heat, nanoseconds", "only-with-gpu"
-)
+GPU_THERMAL_VIOLATION = _metric("DCGM_FI_DEV_THERMAL_VIOLATION", "time throttled by heat, nanoseconds", "only-with-gpu")
 GPU_XIDS = _metric(
     "DCGM_EXP_XID_ERRORS_COUNT",
     "driver errors within the exporter's window, by xid; a series with an xid only after such an error",

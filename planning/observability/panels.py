@@ -132,7 +132,7 @@ def _gateway(over: str) -> Row:
             ),
             Panel(
                 title="Overhead",
-                unit="ms",
+                unit="s",
                 about="What LiteLLM adds to the engine's own time, 95th percentile.",
                 lines=(
                     Line(
@@ -201,9 +201,7 @@ def _gpu() -> Row:
     return Row(
         title="GPUs",
         panels=(
-            panel(
-                "Utilisation", "percent", "Share of time with work.", promql("%", select(m.GPU_UTILISATION))
-            ),
+            panel("Utilisation", "percent", "Share of time with work.", promql("%", select(m.GPU_UTILISATION))),
             panel("Memory", "percentunit", "Share in use; vLLM takes its share at its start.", used),
             panel("Temperature", "celsius", "Of the chip.", promql("%", select(m.GPU_TEMPERATURE))),
             panel("Power", "watt", "Power draw.", promql("%", select(m.GPU_POWER))),

@@ -13,6 +13,10 @@ Appears = Literal["always", "after-traffic", "only-with-failure", "only-with-gpu
 (a failed request, a preemption …), or on hosts with an NVIDIA GPU."""
 
 
+Matchers = tuple[tuple[str, Literal["=", "!=", "=~", "!~"], str], ...]
+"""Label, operator, value."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Metric:
     """A metric of the version set's exporters, under the name that is scraped."""
@@ -28,7 +32,7 @@ class Selector:
     """A metric's series, narrowed by label matchers: `up{job="vllm"}`."""
 
     metric: Metric
-    matchers: tuple[tuple[str, Literal["=", "!=", "=~", "!~"], str], ...] = ()
+    matchers: Matchers = ()
     window: str | None = None
     """A range as PromQL writes it (`5m`), for functions that need one."""
 

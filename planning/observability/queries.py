@@ -21,8 +21,8 @@ def all_queries(spec: StackSpec) -> tuple[Query, ...]:
 def all_selectors(spec: StackSpec) -> tuple[Selector, ...]:
     """Each selector once. `selector.instant` is what to ask; `selector.metric.appears` is when it has series.
 
-    A selector that is narrowed to failures (`status_code=~"5.."`, `xid!~…`) has series after such a failure
-    only: `needs_failure` tells.
+    A selector that is narrowed to failures (`status_code=~"5..|None"`, `xid!~…`) has series after such a
+    failure only: `needs_failure` tells.
     """
     return tuple(
         dict.fromkeys(

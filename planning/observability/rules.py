@@ -6,7 +6,7 @@ from typing import Literal
 import yaml
 
 from planning.observability import metrics as m
-from planning.observability.promql import Expr, Selector, promql, select
+from planning.observability.promql import Expr, Matchers, Selector, promql, select
 from planning.observability.targets import watches_gpus
 from stack_configs.schema.stack import StackSpec
 
@@ -75,9 +75,7 @@ def rules_yml(spec: StackSpec) -> str:
         }
         for alert in alerts(spec)
     ]
-    return yaml.safe_dump(
-        {"groups": [{"name": "inference-stack", "rules": rules}]}, sort_keys=False, width=110
-    )
+    return yaml.safe_dump({"groups": [{"name": "inference-stack", "rules": rules}]}, sort_keys=False, width=110)
 
 
 def _targets(spec: StackSpec) -> list[Alert]:
@@ -123,9 +121,7 @@ def _engines(spec: StackSpec) -> list[Alert]:
         ),
         Alert(
             name="QueueGrowing",
-            expr=promql(
-                f"sum by ({REPLICA}) (%) > {limits.queue_length}", select(m.WAITING, reason="capacity")
-            ),
+            expr=promql(f"sum by ({REPLICA}) (%) > {limits.queue_length}", select(m.WAITING, reason="capacity")),
             for_s=120,
             severity="warning",
             summary="{{ $value }} requests wait at {{ $labels.replica }}",
@@ -158,33 +154,46 @@ def _engines(spec: StackSpec) -> list[Alert]:
 
 
 def _gateway(spec: StackSpec) -> list[Alert]:
-    failed = Selector(metric=m.REQUESTS, matchers=(("status_code", "=~", "5.."),), window=window(spec))
+    """LiteLLM's litellm_deployment_state is not used: once 2, it never falls again (seen with 1.103.2).
+
+    A cooldown writes it for one api_base, the successes that follow write it for another (with the path).
+    """
+    over = window(spec)
+    # While all backends of a model are left out, clients get 429, and the metric says `None`.
+    failed = Selector(metric=m.REQUESTS, matchers=(("status_code", "=~", "5..|None"),), window=over)
+    # Requests that reached no backend are counted there too, without an address.
+    of_backends: Matchers = (("api_base", "!=", ""),)
+    backend = "litellm_model_name, api_base"
     return [
         Alert(
-            name="GatewayDeploymentDown",
-            expr=promql("% == 2", select(m.DEPLOYMENT_STATE)),
+            name="GatewayBackendFailing",
+            expr=promql(
+                f"sum by ({backend}) (rate(%)) / sum by ({backend}) (rate(%)) > 0.5",
+                Selector(metric=m.BACKEND_FAILURES, matchers=of_backends, window=over),
+                Selector(metric=m.BACKEND_CALLS, matchers=of_backends, window=over),
+            ),
             for_s=60,
             severity="critical",
-            summary="The gateway leaves out {{ $labels.litellm_model_name }}",
-            description="Calls to {{ $labels.api_base }} failed, and none has worked since.",
+            summary="Most calls to {{ $labels.api_base }} fail",
+            description="{{ $value | humanizePercentage }} of them; the gateway leaves it out for a while.",
         ),
         Alert(
             name="GatewayErrors",
             expr=promql(
                 "sum by (requested_model) (rate(%)) / sum by (requested_model) (rate(%)) > 0.05",
                 failed,
-                select(m.REQUESTS).over(window(spec)),
+                select(m.REQUESTS).over(over),
             ),
             for_s=300,
             severity="critical",
             summary="{{ $value | humanizePercentage }} of requests for {{ $labels.requested_model }} fail",
-            description="More than 5 % of the answers were server errors for five minutes.",
+            description="More than 5 % of the answers were not the client's fault, for five minutes.",
         ),
     ]
 
 
 def _host() -> list[Alert]:
-    kinds: tuple[tuple[str, Literal["!~"], str], ...] = (("fstype", "!~", NO_DISKS),)
+    kinds: Matchers = (("fstype", "!~", NO_DISKS),)
     return [
         Alert(
             name="HostDiskNearlyFull",

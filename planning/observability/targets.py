@@ -59,9 +59,7 @@ def prometheus_yml(spec: StackSpec) -> str:
             "evaluation_interval": f"{interval}s",
         },
         "rule_files": [RULES_FILE],
-        "alerting": {
-            "alertmanagers": [{"static_configs": [{"targets": [f"alertmanager:{ALERTMANAGER_PORT}"]}]}]
-        },
+        "alerting": {"alertmanagers": [{"static_configs": [{"targets": [f"alertmanager:{ALERTMANAGER_PORT}"]}]}]},
         "scrape_configs": jobs,
     }
     return yaml.safe_dump(config, sort_keys=False)

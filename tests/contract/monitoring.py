@@ -14,9 +14,7 @@ GPU = "GPU-5b4e07f6-3a86-4340-039d-25f2a83cdc43"
 """The card of tests/fixtures/expositions/dcgm.prom."""
 
 
-def monitored(
-    *, gpus: bool = True, grafana: bool = True, webhook: str | None = None, **model: object
-) -> StackSpec:
+def monitored(*, gpus: bool = True, grafana: bool = True, webhook: str | None = None, **model: object) -> StackSpec:
     """A stack `dev` with one model `chat`, on images as built here; more of the model by keyword."""
     images = {name: recipes.tag(name) for name in ("prometheus", "alertmanager", "node-exporter")}
     # Nobody can build these two, and no test runs them.

@@ -7,9 +7,7 @@ import pytest
 from tests.contract.monitoring import monitored, planned_files, run_tool
 
 
-@pytest.mark.parametrize(
-    ("webhook", "receiver"), [(None, "nowhere"), ("http://alerts.example:8080/hook", "webhook")]
-)
+@pytest.mark.parametrize(("webhook", "receiver"), [(None, "nowhere"), ("http://alerts.example:8080/hook", "webhook")])
 def test_alerts_go_to_the_webhook_if_there_is_one(webhook: str | None, receiver: str, tmp_path: Path) -> None:
     files = planned_files(monitored(webhook=webhook), "alertmanager")
 

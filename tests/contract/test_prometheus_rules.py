@@ -8,9 +8,7 @@ import yaml
 from planning.observability.rules import alerts, rules_yml
 from tests.contract.monitoring import monitored, planned_files, run_tool
 
-CASES: dict[str, list[dict[str, Any]]] = yaml.safe_load(
-    (Path(__file__).parent / "rules" / "cases.yaml").read_text()
-)
+CASES: dict[str, list[dict[str, Any]]] = yaml.safe_load((Path(__file__).parent / "rules" / "cases.yaml").read_text())
 EVERYTHING = monitored(webhook="http://127.0.0.1:9/")
 
 
@@ -55,9 +53,7 @@ def test_alerts_fire_when_they_should(tmp_path: Path) -> None:
         *("prometheus", "promtool", "test", "rules", "/config/tests.yml"),
         files={
             "rules.yml": rules_yml(EVERYTHING),
-            "tests.yml": yaml.safe_dump(
-                {"rule_files": ["rules.yml"], "evaluation_interval": "1m", "tests": tests}
-            ),
+            "tests.yml": yaml.safe_dump({"rule_files": ["rules.yml"], "evaluation_interval": "1m", "tests": tests}),
         },
         folder=tmp_path / "rules",
     )
