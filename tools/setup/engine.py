@@ -31,6 +31,7 @@ PULUMI = "3.259.0"
 """Equal to the SDK's version in pyproject.toml."""
 DOCKER_PLUGIN = "5.1.0"
 """Equal to pulumi-docker's version in pyproject.toml."""
+PLUGIN_BINARY = "pulumi-resource-docker"
 LANGUAGE_HOST = "3.75.0"
 """The last SDK module that carries the Python language host; the protocol has stayed the same."""
 GO_AT_LEAST = (1, 26)
@@ -100,16 +101,22 @@ def _on_path() -> Path | None:
 
 
 def install_plugins(engine: Engine, pulumi_home: Path) -> None:
-    """Make the plugin findable below `pulumi_home`: a folder (Pulumi passes over links to one) with a link in it."""
+    """Make the plugin findable below `pulumi_home`: a folder with links, made anew when they point elsewhere.
+
+    Pulumi takes no notice of a plugin's folder that is a link itself. A plugin that isn't ours is left as it is.
+    """
     folder = pulumi_home / "plugins" / engine.plugin.name
     if folder.is_symlink():
         folder.unlink()
+    if folder.exists() and not (folder / PLUGIN_BINARY).is_symlink():
+        return
     folder.mkdir(parents=True, exist_ok=True)
-    link, target = folder / "pulumi-resource-docker", engine.plugin / "pulumi-resource-docker"
-    if link.is_symlink() and link.readlink() != target:
-        link.unlink()
-    if not link.exists():
-        link.symlink_to(target)
+    for file in engine.plugin.iterdir():
+        link = folder / file.name
+        if link.is_symlink() and link.readlink() == file:
+            continue
+        link.unlink(missing_ok=True)
+        link.symlink_to(file)
 
 
 def _folder(way: str, parts: Sequence[str]) -> Path:
@@ -261,7 +268,7 @@ def _build(step: Step, folder: Path, parts: Sequence[str]) -> None:
             step.run([writer, schema], cwd=module, env=env, remedy=remedy, show=lambda _: None)
             empty = module / "plugin" / "schema.json"
             overlay.write_text(json.dumps({"Replace": {str(empty): str(schema)}}))
-            target = plugin / "pulumi-resource-docker"
+            target = plugin / PLUGIN_BINARY
             build("docker-plugin", "./plugin", target, "", "no_compose,osusergo", "-overlay", str(overlay))
             for made in (writer, schema, overlay):
                 made.unlink()
