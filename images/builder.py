@@ -28,34 +28,22 @@ PLATFORM = "x86_64-manylinux_2_36"
 PROXIES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 
 
-def build(recipe: str, step: Step) -> str:
-    """Build one recipe, whose parent must exist; returns its tag. Raises SetupError."""
+def stage(recipe: str, step: Step) -> Path:
+    """Gather a recipe's build context, its wheels included, in a scratch folder. Needs no image. Raises SetupError."""
     if platform.machine() != "x86_64":
         raise step.fail(
             f"images can be built for x86_64 only; this machine is {platform.machine()}",
             "Let the machine reach the image registries: official images exist for other processors, too.",
         )
-    tag = recipes.tag(recipe)
-    scratch = paths.cache() / "build" / recipe
+    folder, scratch = recipes.ROOT / recipe, paths.cache() / "build" / recipe
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
-    try:
-        if recipes.parent(recipe) is None:
-            debian.build_base(recipes.ROOT / recipe, scratch, tag, step)
-        else:
-            _docker_build(recipe, tag, scratch, step)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    return tag
-
-
-def _docker_build(recipe: str, tag: str, scratch: Path, step: Step) -> None:
-    folder = recipes.ROOT / recipe
+    above = recipes.parent(recipe)
+    if above is None:
+        return scratch
     for path in folder.iterdir():
         if path.is_file():
             shutil.copy2(path, scratch / path.name)
-    above = recipes.parent(recipe)
-    assert above is not None
     dockerfile = scratch / "Dockerfile"
     text = dockerfile.read_text()
     dockerfile.write_text(text.replace(f"FROM {recipes.REPOSITORY}/{above}\n", f"FROM {recipes.tag(above)}\n", 1))
@@ -63,14 +51,33 @@ def _docker_build(recipe: str, tag: str, scratch: Path, step: Step) -> None:
         install_wheels(folder, scratch / SITE, step)
     for path in scratch.rglob("*"):
         make_readable(path)
-    arguments = [word for name in PROXIES if name in os.environ for word in ("--build-arg", name)]
-    step.run(
-        ["docker", "build", "--network=host", "--force-rm", *arguments, "--tag", tag, str(scratch)],
-        remedy="Look at the log. If packages could not be fetched, check the network and run the command\n"
-        "again; what was built before is kept.",
-        env={**os.environ, "DOCKER_BUILDKIT": "0"},
-        show=lambda line: line if line.startswith("Step ") else None,
-    )
+    return scratch
+
+
+def build(recipe: str, scratch: Path, step: Step) -> str:
+    """Build one recipe, whose parent must exist, from what `stage` gathered; returns its tag. Raises SetupError."""
+    tag = recipes.tag(recipe)
+    try:
+        if recipes.parent(recipe) is None:
+            debian.build_base(recipes.ROOT / recipe, scratch, tag, step)
+        else:
+            arguments = [word for name in PROXIES if name in os.environ for word in ("--build-arg", name)]
+            output = step.run(
+                ["docker", "build", "--network=host", "--force-rm", *arguments, "--tag", tag, str(scratch)],
+                remedy="Look at the log. If packages could not be fetched, check the network and run the command\n"
+                "again; what was built before is kept.",
+                env={**os.environ, "DOCKER_BUILDKIT": "0"},
+                show=lambda line: f"{recipe}: {line}" if line.startswith("Step ") else None,
+            )
+            if "level=error" in output:  # docker build goes on without a file that it could not read
+                docker("image", "rm", tag)
+                raise step.fail(
+                    f"files of {recipe} vanished from {scratch} while they were copied",
+                    "Did another command empty the cache at the same time? Run the command again.",
+                )
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return tag
 
 
 def install_wheels(folder: Path, target: Path, step: Step) -> None:

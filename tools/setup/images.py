@@ -1,0 +1,187 @@
+"""The images that a stack needs: pulled by digest where the registries answer, built from images/ elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import subprocess
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from images import builder, recipes
+from tools import registry
+from tools.setup import paths
+from tools.setup.progress import Step
+
+if TYPE_CHECKING:  # set-up starts before the environment that has pydantic
+    from stack_configs.schema.versions import ImageName, ImagePin, VersionSet
+
+Way = Literal["registry", "built"]
+
+GPU_ONLY = frozenset({"vllm-cuda", "dcgm-exporter"})
+"""Not fetched beforehand: the deployment pulls them where there is an NVIDIA GPU."""
+CACHE_GIB = {"vllm": 5.5, "litellm": 0.6}
+"""Wheels, downloaded and unpacked, measured."""
+DOCKER_GIB = {"vllm": 9.5, "litellm": 1.0, "base": 0.6}
+"""The image, and the copy of its files that `docker build` makes before; measured. Others: a tenth."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Where images come from, and why."""
+
+    way: Way
+    reason: str
+
+
+def version_set() -> VersionSet:
+    """The newest version set."""
+    from tools import lock
+
+    return lock.read(lock.newest())
+
+
+def decide(versions: VersionSet | None = None) -> Decision:
+    """`registry` when every pinned manifest that a stack without GPUs needs can be had there, else `built`."""
+    pins = _wanted(versions or version_set(), None)
+
+    def missing(name: ImageName) -> str | None:
+        pin = pins[name]
+        try:
+            registry.digest_of(pin.repository, pin.digest or pin.tag)
+        except (registry.Unreachable, registry.Absent) as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor(len(pins)) as pool:
+        failures = [reason for reason in pool.map(missing, pins) if reason]
+    if not failures:
+        return Decision("registry", f"all {len(pins)} pinned images are there")
+    return Decision("built", failures[0] + (f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""))
+
+
+def ensure(way: str, step: Step, names: Iterable[ImageName] | None = None, versions: VersionSet | None = None) -> None:
+    """Have the images (default: all that need no GPU) on this machine. A no-op when they are. Raises SetupError."""
+    pins = _wanted(versions or version_set(), names)
+    if way == "registry":
+        _pull([f"{p.repository}:{p.tag}" + (f"@{p.digest}" if p.digest else "") for p in pins.values()], step)
+    else:
+        build([pin.built.recipe for pin in pins.values() if pin.built], step)
+
+
+def _wanted(versions: VersionSet, names: Iterable[ImageName] | None) -> dict[ImageName, ImagePin]:
+    chosen = set(names) if names is not None else set(versions.images) - GPU_ONLY
+    return {name: pin for name, pin in versions.images.items() if name in chosen}
+
+
+def _exists(reference: str) -> bool:
+    done = subprocess.run(["docker", "image", "inspect", reference], capture_output=True, check=False)
+    return done.returncode == 0
+
+
+def _pull(references: list[str], step: Step) -> None:
+    missing = [reference for reference in references if not _exists(reference)]
+
+    def pull(reference: str) -> None:
+        step.run(
+            ["docker", "pull", reference],
+            remedy=f"Check that this machine's Docker reaches {reference.split('/')[0]} (proxy? login?), then run the\n"
+            "command again. To build images instead: `pulumi config set inference-stack:images built`.",
+            show=lambda line: f"{reference.rsplit('/', 1)[-1].split('@')[0]}: {line}",
+        )
+
+    with ThreadPoolExecutor(2) as pool:  # Docker itself fetches three layers of an image at a time
+        for done in [pool.submit(pull, reference) for reference in missing]:
+            done.result()
+    step.note = f"{len(missing)} pulled, {len(references) - len(missing)} there" if missing else "all there"
+
+
+def build(wanted: Iterable[str], step: Step) -> None:
+    """Build these recipes, and what they build FROM, as far as they don't exist; side by side. Raises SetupError."""
+    needed = list(dict.fromkeys(recipe for name in wanted for recipe in recipes.chain(name)))
+    if not _missing(needed):
+        step.note = f"{len(needed)} images there"
+        return
+    with _only_one(step):
+        missing = _missing(needed)
+        _check_disk(missing, step)
+        workers = max(2, len(os.sched_getaffinity(0)))
+        with ThreadPoolExecutor(workers) as images, ThreadPoolExecutor(2) as wheels:
+            # The largest first: its packages can be fetched while the base image is made.
+            order = sorted(missing, key=lambda name: (len(recipes.chain(name)), -CACHE_GIB.get(name, 0)))
+            staged = {
+                name: wheels.submit(builder.stage, name, step)
+                for name in sorted(missing, key=lambda name: -CACHE_GIB.get(name, 0))
+            }
+            built: dict[str, Future[str]] = {}
+            for name in order:
+                built[name] = images.submit(_build_after, name, staged[name], built, step)
+            for future in built.values():
+                future.result()
+        remove_old(step)
+    step.note = f"{len(missing)} built, {len(needed) - len(missing)} there"
+
+
+def _build_after(name: str, staged: Future[Path], built: dict[str, Future[str]], step: Step) -> str:
+    """Parents are submitted before their children, so that waiting here can't starve them of a thread."""
+    above = recipes.parent(name)
+    if above in built:
+        built[above].result()
+    folder = staged.result()
+    step.say(f"building {name}")
+    return builder.build(name, folder, step)
+
+
+def _missing(needed: Iterable[str]) -> list[str]:
+    return [recipe for recipe in needed if not _exists(recipes.tag(recipe))]
+
+
+@contextlib.contextmanager
+def _only_one(step: Step) -> Iterator[None]:
+    """One build of ours at a time on this machine: removing leftovers would pull the rug from under another."""
+    lock = paths.cache() / "images.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            step.say("waiting for another run that builds images")
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _check_disk(missing: list[str], step: Step) -> None:
+    """Say what the builds need before they start. The wheels' cache counts in full: it may be empty."""
+    needs: dict[int, tuple[Path, float]] = {}
+    docker_root = Path(builder.docker("info", "--format", "{{.DockerRootDir}}").strip())
+    wheels = sum(CACHE_GIB.get(name, 0.1) for name in missing)
+    for path, gib in ((paths.cache(), wheels), (docker_root, sum(DOCKER_GIB.get(name, 0.1) for name in missing))):
+        with contextlib.suppress(PermissionError, FileNotFoundError):  # Docker's folder may not be ours to see
+            device = path.stat().st_dev
+            needs[device] = (path, gib + (needs[device][1] if device in needs else 0))
+    for path, gib in needs.values():
+        free = shutil.disk_usage(path).free / 2**30
+        if free < gib:
+            raise step.fail(
+                f"building {len(missing)} images takes {gib:.1f} GiB at {path}, and {free:.1f} GiB are free",
+                f"Free {gib - free:.1f} GiB (`docker system df` shows what Docker keeps), or set\n"
+                "INFERENCE_STACK_CACHE to a folder on a larger disk.",
+            )
+
+
+def remove_old(step: Step) -> None:
+    """Remove what earlier recipes and broken builds left: images with our label that no container uses."""
+    current = {recipes.tag(name) for name in recipes.names()}
+    listed = builder.docker(
+        "image", "ls", "--filter", f"label={recipes.LABEL}", "--format", "{{.Repository}}:{{.Tag}}"
+    )  # fmt: skip
+    for image in listed.split():
+        if image.startswith(f"{recipes.REPOSITORY}/") and image not in current and not image.endswith(":<none>"):
+            done = subprocess.run(["docker", "image", "rm", image], capture_output=True, text=True, check=False)
+            step.write(done.stdout + done.stderr)  # one that a container uses is refused, and stays
+    step.write(builder.docker("image", "prune", "--force", "--filter", f"label={recipes.LABEL}"))
