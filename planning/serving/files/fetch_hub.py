@@ -1,101 +1,183 @@
-"""Fetch a model's files from the hub, at one commit.
+"""Download one revision of a model from the Hugging Face hub into a folder, so that it can be served offline.
 
-    fetch_hub.py --repo Qwen/Qwen2.5-0.5B-Instruct --revision 7ae5… --into /var/tmp/Qwen--…/7ae5…
-
-Resumes where it was cut, and prints a line every few seconds. A note written last says that the folder is whole: run
-again, it finds the note and ends. Runs in the engine's image. Ends with 1 and one line when it can't.
+`python3 fetch.py --repo OWNER/NAME --revision COMMIT --into FOLDER`. Takes the safetensors, the configuration and the
+tokenizer, and no second format of the same weights. A cut download goes on where it was cut. The note FOLDER/.complete,
+written last, lists each file's size: with it and the sizes as noted, the folder is complete and no hub is asked.
+Exit code 1 and one line say why a folder can't be completed.
 """
 
 import argparse
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
 import sys
 import threading
-import time
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
 
-PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken"]
-"""Weights once, as safetensors; the hub often has the same ones in other formats too."""
-WHOLE = ".whole"
-EVERY_S = 5
+NOTE = ".complete"
+REPORT_EVERY_S = 5.0
+ROOM_TO_SPARE = 64 * 1024 * 1024
+"""Bytes that must be free beside the download itself."""
+WANTED_SUFFIXES = {".safetensors", ".json", ".jinja", ".model", ".txt", ".tiktoken", ".py"}
 
 
-def have(folder: Path) -> int:
-    """Bytes below the folder, half-fetched files included."""
+class FetchError(Exception):
+    """What is wrong and what to do, in one line."""
+
+
+def wanted(names: list[str]) -> list[str]:
+    """The files that vLLM reads: at the repository's top, in one weights format.
+
+    Raises FetchError when there are no safetensors: other formats can run code when they are read.
+    """
+    top = [n for n in names if "/" not in n and PurePosixPath(n).suffix in WANTED_SUFFIXES]
+    weights = [n for n in top if n.endswith(".safetensors")]
+    if not weights:
+        raise FetchError("the repository has no safetensors files at its top; choose one that has")
+    if any(not n.startswith("consolidated") for n in weights):
+        # Mistral's own layout of the same weights.
+        top = [n for n in top if not n.startswith("consolidated")]
+    return sorted(n for n in top if n != "README.txt")
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether the note is there and every file has the size it says."""
+    try:
+        sizes: dict[str, int] = json.loads((folder / NOTE).read_text())
+        return all((folder / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError):
+        return False
+
+
+def gigabytes(count: int) -> str:
+    return f"{count / 1e9:.1f}" if count >= 1e8 else f"{count / 1e9:.3f}"
+
+
+def bytes_in(folder: Path) -> int:
     total = 0
     for path in folder.rglob("*"):
         try:
             total += path.stat().st_size if path.is_file() else 0
-        except FileNotFoundError:
+        except FileNotFoundError:  # a partial file was just renamed
             continue
     return total
 
 
-def fetch(repo: str, revision: str, into: Path) -> str | None:
-    """Fetch into the folder; returns why not, in one line, or None."""
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+@contextmanager
+def progress(folder: Path, total: int) -> Iterator[None]:
+    """A line every few seconds while the body runs."""
+    ended = threading.Event()
 
+    def report() -> None:
+        while not ended.wait(REPORT_EVERY_S):
+            print(f"{gigabytes(min(bytes_in(folder), total))} of {gigabytes(total)} GB", flush=True)
+
+    thread = threading.Thread(target=report, daemon=True)
+    thread.start()
     try:
-        files = HfApi().model_info(repo, revision=revision, files_metadata=True).siblings or []
-        wanted = [f for f in files if any(Path(f.rfilename).match(pattern) for pattern in PATTERNS)]
-        total = sum(f.size or 0 for f in wanted)
-        if not any(f.rfilename.endswith(".safetensors") for f in wanted):
-            return f"{repo} at {revision} has no weights as safetensors"
-        ended = threading.Event()
-
-        def tell() -> None:
-            while not ended.wait(EVERY_S):
-                print(f"{repo}: {have(into) / 1e9:.2f} of {total / 1e9:.2f} GB", flush=True)
-
-        threading.Thread(target=tell, daemon=True).start()
-        into.mkdir(parents=True, exist_ok=True)
-        snapshot_download(
-            repo,
-            revision=revision,
-            local_dir=into,
-            allow_patterns=[f.rfilename for f in wanted],
-            max_workers=4,
-        )
+        yield
+    finally:
         ended.set()
-        for file in wanted:
-            got = (into / file.rfilename).stat().st_size
-            if file.size is not None and got != file.size:
-                return f"{file.rfilename} has {got} bytes, and the hub says {file.size}"
-    except GatedRepoError:
-        return f"{repo} is gated: its owner must let you in, and this version sends no token"
-    except RevisionNotFoundError:
-        return f"{repo} has no commit {revision}: correct the model's `source.revision`"
-    except RepositoryNotFoundError:
-        return f"there is no model {repo} on the hub: correct the model's `source.repo`"
-    except HfHubHTTPError as error:
-        return f"the hub refused: {str(error).splitlines()[0]}"
-    except OSError as error:
-        return f"{type(error).__name__}: {error}: check the network and the disk; the next run goes on from here"
-    except Exception as error:  # the hub's client lets its HTTP library's errors through
-        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}"
-    for path in [into, *into.rglob("*")]:
-        # Engines run as other users: a file of mode 0600 would look missing to them.
-        path.chmod(0o755 if path.is_dir() else 0o644)
-    (into / WHOLE).write_text(time.strftime("%Y-%m-%dT%H:%M:%SZ\n", time.gmtime()))
-    return None
+        thread.join()
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def verify(folder: Path, files: list[Any]) -> None:
+    """Compare sizes, and checksums where the hub tells them; what is wrong is removed, for the next run to fetch."""
+    for file in files:
+        path = folder / file.rfilename
+        good = path.stat().st_size == file.size
+        if good and file.lfs is not None:
+            good = sha256_of(path) == file.lfs.sha256
+        if not good:
+            path.unlink()
+            raise FetchError(f"{file.rfilename} differs from what the hub says; it was removed: run this again")
+
+
+def download(repo: str, revision: str, folder: Path) -> None:
+    """Complete `folder`. Raises FetchError, or what the hub's client raises."""
+    from huggingface_hub import HfApi, snapshot_download
+
+    info = HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=30)
+    names = set(wanted([s.rfilename for s in info.siblings or []]))
+    files = [s for s in info.siblings or [] if s.rfilename in names]
+    total = sum(f.size or 0 for f in files)
+    missing = max(0, total - bytes_in(folder))
+    free = shutil.disk_usage(folder).free
+    if missing + ROOM_TO_SPARE > free:
+        raise FetchError(
+            f"the disk is too small: {gigabytes(missing)} GB are missing and {gigabytes(free)} GB are free"
+        )
+    print(f"fetching {repo} at {revision[:12]}: {len(files)} files, {gigabytes(total)} GB", flush=True)
+    with progress(folder, total):
+        snapshot_download(repo, revision=revision, local_dir=folder, allow_patterns=sorted(names), max_workers=4)
+    verify(folder, files)
+    shutil.rmtree(folder / ".cache", ignore_errors=True)
+    for path in folder.iterdir():
+        path.chmod(0o644)  # engines run as other users
+    note = folder / f"{NOTE}.new"
+    note.write_text(json.dumps({f.rfilename: f.size for f in files}))
+    note.chmod(0o644)
+    note.rename(folder / NOTE)
+    print(f"complete: {gigabytes(total)} GB", flush=True)
+
+
+def explain(error: Exception, repo: str, revision: str) -> str:
+    """One line for what went wrong."""
+    import httpx  # type: ignore[import-not-found,unused-ignore]
+    from huggingface_hub import errors
+
+    if isinstance(error, FetchError):
+        return str(error)
+    if isinstance(error, errors.GatedRepoError):
+        return f"{repo} is gated: its owner must let you in, and no hub token is used here; choose an open model"
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return f"the hub has no public model {repo}; check `source.repo`"
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f"{repo} has no commit {revision}; check `source.revision`"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "the disk is full; free some space and run this again, it goes on from here"
+    if isinstance(error, httpx.TransportError | errors.LocalEntryNotFoundError | ConnectionError):
+        first = (str(error).splitlines() or [""])[0]
+        return (
+            f"the hub could not be reached or the connection broke ({type(error).__name__}: {first});"
+            " run this again, it goes on from here"
+        )
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repo", required=True)
     parser.add_argument("--revision", required=True)
-    parser.add_argument("--into", type=Path, required=True)
+    parser.add_argument("--into", required=True, type=Path)
     args = parser.parse_args()
-    if (args.into / WHOLE).exists():
-        print(f"{args.into}: already fetched")
-        return 0
-    why_not = fetch(args.repo, args.revision, args.into)
-    print(why_not or f"{args.into}: fetched {have(args.into) / 1e9:.2f} GB", flush=True)
-    return 1 if why_not else 0
+    os.umask(0o022)
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    folder: Path = args.into
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / ".lock").open("w") as lock:
+            # Two models may have the same source: the second waits, and finds the folder complete.
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if is_complete(folder):
+                print(f"{args.repo} at {args.revision[:12]} is already there", flush=True)
+            else:
+                download(args.repo, args.revision, folder)
+    except Exception as error:
+        print(f"error: {explain(error, args.repo, args.revision)}", file=sys.stderr, flush=True)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,92 +1,177 @@
-"""Make a tiny Llama with random weights: what it answers is gibberish by design.
+"""Make a tiny Llama with random weights: a stand-in where no hub can be reached, whose answers are gibberish.
 
-    make_random.py --positions 8192 --into /var/tmp/random/abc
-
-For machines that reach no hub: everything but the meaning of the answers is real. Runs in the engine's image. The
-same arguments give the same files. Run again, it finds them and ends.
+`python3 fetch.py --positions N --into FOLDER`. The same arguments give the same weights. The folder is made under
+another name and renamed, so that it is complete or absent.
 """
 
 import argparse
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
-VOCABULARY = 2048
 SEED = 20_261_121
-SPECIAL = ["<|begin|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"]
+LAYERS, HIDDEN, INTERMEDIATE, HEADS, KV_HEADS = 2, 256, 688, 4, 2
+VOCABULARY = 2048
+SPECIAL = ("<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
 CHAT_TEMPLATE = (
-    "{{ '<|begin|>' }}{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] + '<|end|>' }}{% endfor %}"
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
-TEXT = """An inference server keeps a model's weights in memory and answers requests for completions.
-The prompt is split into tokens; their keys and values are cached, so that every further token costs little.
-Many requests are computed together, and those that find no room wait in a queue until others have ended.
-A gateway stands in front: it checks the key, chooses a replica, and passes the stream of tokens on.
-""".splitlines()
+STEMS = """
+act add air answer ask back bank base bear begin block board book bound branch bread bridge bring build burn
+call card care carry case cause chain change check circle city class clean clear climb cloud coast cold
+colour common copper copy corner count cover cross crowd dark deep depend desk draw dream drive early earth
+east edge engine even event fair farm field figure find fire floor flow follow force forest form frame free
+fresh friend front garden gather gentle glass gold grain grand grass green ground group grow guard hand
+harbour heart heavy hidden high hill hold horse house hundred idea iron island journey kind king kitchen
+know lake land lantern large laugh lead learn leave letter level light line listen little long machine make
+map march mark market master matter meadow measure memory middle mind minute mirror moment month moon
+morning mountain move music name narrow nature near night north notice number ocean offer open orange order
+paper part pass path pattern people picture place plain plant play point power present press proud public
+quarter question quick quiet rain raise reach read ready reason record remember rest ring river road rock
+roof room round rule sail salt sand school season second seed serve shade shape share shelf shine ship
+shore short silver simple single sleep slow small smooth snow soft song sound south space speak spring
+square stand star start station steel step still stone store storm story stream street strong summer table
+talk teach thing think thousand thread thunder timber together tower town track trade train travel tree
+true turn under valley view village visit voice wait walk wall warm watch water weather wheel whole wide
+wild wind window winter wonder wood word work world write yellow young
+""".split()
+ENDINGS = ("", "s", "ed", "ing", "er", "ly", "ness", "ful", "less", "able")
 
 
-def make(into: Path, positions: int) -> None:
-    """Write config, weights and tokenizer; the folder appears only when it is whole."""
-    import torch
+def text() -> list[str]:
+    """What the tokenizer learns from: words in lower and upper case."""
+    words = [stem + ending for stem in STEMS for ending in ENDINGS]
+    return [f" {word} {word.capitalize()}" for word in words for _ in range(2)]
+
+
+def save_tokenizer(folder: Path) -> int:
+    """A byte-level BPE with a chat template. Returns how many tokens it has."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    part = into.with_name(f"{into.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.train_from_iterator(
-        TEXT,
+        text(),
         trainers.BpeTrainer(
             vocab_size=VOCABULARY,
-            special_tokens=SPECIAL,
+            special_tokens=list(SPECIAL),
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         ),
     )
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token=SPECIAL[0],
-        eos_token=SPECIAL[1],
-        pad_token=SPECIAL[1],
-        model_max_length=positions,
+    tokenizer.save(str(folder / "tokenizer.json"))
+    write_json(
+        folder / "tokenizer_config.json",
+        {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "eos_token": SPECIAL[0],
+            "pad_token": SPECIAL[0],
+            "chat_template": CHAT_TEMPLATE,
+            "clean_up_tokenization_spaces": False,
+        },
     )
-    fast.chat_template = CHAT_TEMPLATE
-    fast.save_pretrained(part)
-    torch.manual_seed(SEED)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=256,
-        intermediate_size=512,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=positions,
-        bos_token_id=0,
-        eos_token_id=1,
-        torch_dtype="float32",
+    return int(tokenizer.get_vocab_size())
+
+
+def shapes(vocabulary: int) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a LlamaForCausalLM's tensors."""
+    kv = HIDDEN // HEADS * KV_HEADS
+    named: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (vocabulary, HIDDEN)}
+    for layer in range(LAYERS):
+        at = f"model.layers.{layer}"
+        named |= {
+            f"{at}.self_attn.q_proj.weight": (HIDDEN, HIDDEN),
+            f"{at}.self_attn.k_proj.weight": (kv, HIDDEN),
+            f"{at}.self_attn.v_proj.weight": (kv, HIDDEN),
+            f"{at}.self_attn.o_proj.weight": (HIDDEN, HIDDEN),
+            f"{at}.mlp.gate_proj.weight": (INTERMEDIATE, HIDDEN),
+            f"{at}.mlp.up_proj.weight": (INTERMEDIATE, HIDDEN),
+            f"{at}.mlp.down_proj.weight": (HIDDEN, INTERMEDIATE),
+            f"{at}.input_layernorm.weight": (HIDDEN,),
+            f"{at}.post_attention_layernorm.weight": (HIDDEN,),
+        }
+    return named | {"model.norm.weight": (HIDDEN,), "lm_head.weight": (vocabulary, HIDDEN)}
+
+
+def save_weights(folder: Path, vocabulary: int) -> None:
+    import numpy as np  # type: ignore[import-not-found,unused-ignore]
+    from safetensors import serialize_file  # type: ignore[import-not-found,unused-ignore]
+
+    random = np.random.default_rng(SEED)
+    tensors: dict[str, Any] = {}
+    for name, shape in shapes(vocabulary).items():
+        values = (
+            np.ones(shape, dtype=np.float32)
+            if "norm" in name
+            else random.standard_normal(shape, dtype=np.float32) * 0.05
+        )
+        # bfloat16 is the upper half of a float32.
+        data = (values.view(np.uint32) >> 16).astype("<u2").tobytes()
+        tensors[name] = {"dtype": "bfloat16", "shape": list(shape), "data": data}
+    serialize_file(tensors, str(folder / "model.safetensors"), {"format": "pt"})
+
+
+def save_config(folder: Path, vocabulary: int, positions: int) -> None:
+    write_json(
+        folder / "config.json",
+        {
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "hidden_size": HIDDEN,
+            "intermediate_size": INTERMEDIATE,
+            "num_hidden_layers": LAYERS,
+            "num_attention_heads": HEADS,
+            "num_key_value_heads": KV_HEADS,
+            "vocab_size": vocabulary,
+            "max_position_embeddings": positions,
+            "hidden_act": "silu",
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 10000.0,
+            "tie_word_embeddings": False,
+            "bos_token_id": None,
+            "eos_token_id": 0,
+            "torch_dtype": "bfloat16",
+        },
     )
-    LlamaForCausalLM(config).save_pretrained(part, safe_serialization=True)
-    for path in [part, *part.rglob("*")]:
-        path.chmod(0o755 if path.is_dir() else 0o644)
-    part.rename(into)
+
+
+def write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=1))
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--positions", type=int, required=True)
-    parser.add_argument("--into", type=Path, required=True)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--positions", required=True, type=int)
+    parser.add_argument("--into", required=True, type=Path)
     args = parser.parse_args()
-    if (args.into / "config.json").exists():
-        length = json.loads((args.into / "config.json").read_text())["max_position_embeddings"]
-        print(f"{args.into}: already made, {length} positions")
+    os.umask(0o022)
+    folder: Path = args.into
+    if folder.exists():
+        print("the random model is already there", flush=True)
         return 0
-    make(args.into, args.positions)
-    size = sum(path.stat().st_size for path in args.into.rglob("*"))
-    print(f"{args.into}: made a model with random weights, {size / 1e6:.1f} MB")
+    try:
+        made = folder.with_name(f"{folder.name}.{os.getpid()}.{os.uname().nodename}")
+        made.mkdir(parents=True)
+        vocabulary = save_tokenizer(made)
+        save_weights(made, vocabulary)
+        save_config(made, vocabulary, args.positions)
+        for path in made.iterdir():
+            path.chmod(0o644)  # engines run as other users
+        try:
+            made.rename(folder)
+        except OSError:  # another model's job was faster with the same one
+            if not folder.exists():
+                raise
+            shutil.rmtree(made)
+    except OSError as error:
+        print(f"error: the random model could not be written: {error}", file=sys.stderr, flush=True)
+        return 1
+    print("made a tiny model with random weights: its answers are gibberish by design", flush=True)
     return 0
 
 
