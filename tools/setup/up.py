@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import site
 import subprocess
+import sysconfig
 import threading
 import time
 from collections.abc import Callable
@@ -57,6 +59,8 @@ def _parts(stack: str) -> tuple[dict[str, Any], str, engine.Engine]:
             while not event.wait(0.2):
                 if step.stopping.is_set():
                     raise Stopped
+        # From here on what needs YAML and the schema can be imported: .venv was made with this interpreter.
+        site.addsitedir(sysconfig.get_path("purelib", vars={"base": str(paths.VENV)}))
         wanted = state.describe(stack, step)
         if not wanted["local"]:
             raise step.fail(

@@ -1,0 +1,59 @@
+# Commands of inference-stack. `make` lists them.
+STACK ?= dev
+PYTHON ?= python3
+SETUP = $(PYTHON) -m tools.setup
+PY = .venv/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help up down clean preview logs key dev check fix unit test test-all golden docs lock bench
+
+help: ## show this
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+up: ## run the stack on this machine (STACK=dev), and ask it a question
+	@$(SETUP) up --stack $(STACK)
+
+down: ## remove all that `up` made, except the model cache
+	@$(SETUP) down --stack $(STACK)
+
+clean: ## down, then remove the model cache, images and caches of ours
+	@$(SETUP) clean --stack $(STACK)
+
+preview: ## what would change, what restarts, and for how long
+	@. ./activate && $(PY) -m tools.report --stack $(STACK)
+
+logs: ## how the services are; SERVICE=chat-0 for one's last lines
+	@$(SETUP) logs --stack $(STACK) $(SERVICE)
+
+key: ## print the API key (ID=me)
+	@$(SETUP) key --stack $(STACK) $(ID)
+
+dev: ## the development environment and Pulumi, without running anything
+	@$(SETUP) dev
+
+check: dev ## formatting, lint, types; changes nothing
+	$(PY) -m ruff format --check --quiet .
+	$(PY) -m ruff check --quiet .
+	$(PY) -m mypy
+
+fix: dev ## what `check` can repair by itself
+	$(PY) -m ruff format .
+	$(PY) -m ruff check --fix .
+
+unit: dev ## tests that need no Docker (under a minute)
+	$(PY) -m pytest tests/unit tests/config_cases tests/golden tests/commands -m "not campaign"
+
+test: check ## every test: unit, contract, and a real deployment
+	$(PY) -m pytest tests -m "not campaign"
+
+test-all: check ## test, and the campaigns that take long
+	$(PY) -m pytest tests
+
+golden: dev ## write tests/golden anew; review the diff
+	$(PY) -m tests.golden.update
+
+docs: dev ## write the JSON Schema and docs/reference anew
+	$(PY) -m tools.docs_reference
+
+lock: dev ## write requirements*.txt anew from pyproject.toml
+	$(SETUP) lock
