@@ -253,6 +253,7 @@ def _build(step: Step, folder: Path, parts: Sequence[str]) -> None:
                 cwd=paths.GO_MODULES / "language-python",
                 env=env,
                 remedy=remedy,
+                show=lambda _: None,
             )
             sources = Path(json.loads(listed)["Dir"])
             for script in LANGUAGE_HOST_SCRIPTS:

@@ -1,0 +1,224 @@
+"""Pulumi is taken by version and checksum from its download, and built when the download isn't to be had.
+
+The download here is a local server with the official layout; what it serves are scripts of the right names.
+"""
+
+import functools
+import hashlib
+import http.server
+import io
+import platform
+import tarfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tools.setup import engine, paths
+from tools.setup.progress import SetupError, run_step
+
+MACHINE = {"x86_64": "x64", "aarch64": "arm64"}.get(platform.machine(), "x64")
+ARCH = {"x64": "amd64", "arm64": "arm64"}[MACHINE]
+CLI = f"sdk/pulumi-v{engine.PULUMI}-linux-{MACHINE}.tar.gz"
+CLI_SUMS = f"sdk/pulumi-{engine.PULUMI}-checksums.txt"
+PLUGIN = f"plugins/pulumi-resource-docker-v{engine.DOCKER_PLUGIN}-linux-{ARCH}.tar.gz"
+PLUGIN_SUMS = f"plugins/pulumi-docker_{engine.DOCKER_PLUGIN}_checksums.txt"
+PULUMI_SCRIPT = f"#!/bin/sh\necho v{engine.PULUMI}\n"
+
+REAL_BUILD = engine._build
+
+
+def archive(path: Path, files: dict[str, str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w:gz") as tar:
+        for name, text in files.items():
+            info = tarfile.TarInfo(name)
+            info.size, info.mode = len(text), 0o755
+            tar.addfile(info, io.BytesIO(text.encode()))
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Path:
+    """The official layout: CLI with SHA-256 sums, plugin with SHA-1 sums as `shasum ./*.tar.gz` writes them."""
+    root = tmp_path / "served"
+    archive(root / CLI, {"pulumi/pulumi": PULUMI_SCRIPT, "pulumi/pulumi-language-python": "#!/bin/sh\n"})
+    archive(root / PLUGIN, {"pulumi-resource-docker": "#!/bin/sh\necho plugin\n", "LICENSE": "text\n"})
+    sha256 = hashlib.sha256((root / CLI).read_bytes()).hexdigest()
+    sha1 = hashlib.sha1((root / PLUGIN).read_bytes()).hexdigest()
+    other = f"{'0' * 64}  pulumi-v{engine.PULUMI}-windows-x64.zip\n"
+    (root / CLI_SUMS).write_text(f"{other}{sha256}  {Path(CLI).name}\n")
+    (root / PLUGIN_SUMS).write_text(f"{sha1}  ./{Path(PLUGIN).name}\n")
+    return root
+
+
+@pytest.fixture
+def server(served: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[http.server.ThreadingHTTPServer]:
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=served)) as server:
+        threading.Thread(target=server.serve_forever, args=[0.02], daemon=True).start()
+        monkeypatch.setenv("INFERENCE_STACK_PULUMI_DOWNLOADS", f"http://127.0.0.1:{server.server_port}/")
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache and logs of this test's own, no pulumi on PATH, and a Go build that mustn't happen."""
+    monkeypatch.setenv("INFERENCE_STACK_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(paths, "LOGS", tmp_path / "logs")
+    monkeypatch.setattr(paths, "TIMINGS", tmp_path / "timings.json")
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+
+    def no_build(*_: object) -> None:
+        pytest.fail("built from Go although the download answers")
+
+    monkeypatch.setattr(engine, "_build", no_build)
+    return tmp_path / "cache"
+
+
+def left_in(cache: Path) -> list[str]:
+    return sorted(path.name for path in (cache / "engine").iterdir())
+
+
+def pretend_go(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+    """Stand in for the compiler alone: what is built, is built by every run of the deploy tests."""
+    built: list[tuple[str, ...]] = []
+
+    def build(_: object, folder: Path, parts: tuple[str, ...]) -> None:
+        built.append(parts)
+        plugin = folder / "plugins" / f"resource-docker-v{engine.DOCKER_PLUGIN}"
+        plugin.mkdir(parents=True)
+        (plugin / engine.PLUGIN_BINARY).write_text("built")
+        (folder / "bin").mkdir()
+        (folder / "complete").touch()
+
+    monkeypatch.setattr(engine, "_build", build)
+    return built
+
+
+@pytest.mark.usefixtures("server")
+def test_the_download_is_taken_and_is_complete(cache: Path) -> None:
+    got = run_step("Pulumi", engine.ensure)
+    assert got.way == "official download"
+    assert (got.bin_dir / "pulumi").read_text() == PULUMI_SCRIPT
+    assert (got.bin_dir / "pulumi").stat().st_mode & 0o111
+    assert (got.bin_dir / "pulumi-language-python").exists()
+    assert (got.plugin / engine.PLUGIN_BINARY).exists()
+    assert len(left_in(cache)) == 1, "scratch folders are left"
+
+
+def test_a_second_run_needs_no_network(server: http.server.ThreadingHTTPServer) -> None:
+    first = run_step("Pulumi", engine.ensure)
+    server.shutdown()
+    server.server_close()
+    assert run_step("Pulumi", engine.ensure) == first
+
+
+@pytest.mark.usefixtures("server")
+@pytest.mark.parametrize("path", [CLI, PLUGIN])
+def test_changed_bytes_are_refused_and_nothing_is_kept(served: Path, cache: Path, path: str) -> None:
+    (served / path).write_bytes((served / path).read_bytes() + b"x")
+    with pytest.raises(SetupError) as error:
+        run_step("Pulumi", engine.ensure)
+    assert f"{Path(path).name} from http://127.0.0.1" in error.value.reason
+    assert "is not what its checksum says" in error.value.reason
+    assert left_in(cache) == []
+
+
+@pytest.mark.usefixtures("server")
+def test_an_archive_that_the_sums_do_not_name_is_refused(served: Path, cache: Path) -> None:
+    (served / CLI_SUMS).write_text(f"{'0' * 64}  something-else.tar.gz\n")
+    with pytest.raises(SetupError, match="published none"):
+        run_step("Pulumi", engine.ensure)
+    assert left_in(cache) == []
+
+
+@pytest.mark.parametrize("gone", ["server", CLI_SUMS, PLUGIN])
+def test_what_the_server_lacks_is_built(
+    gone: str,
+    server: http.server.ThreadingHTTPServer,
+    served: Path,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    built = pretend_go(monkeypatch)
+    if gone == "server":
+        server.shutdown()
+        server.server_close()
+    else:
+        (served / gone).unlink()
+    got = run_step("Pulumi", engine.ensure)
+    assert got.way == "built from Go modules"
+    assert built == [("cli", "plugin")]
+    assert len(left_in(cache)) == 1, "half of a download is left"
+
+
+def test_without_download_and_go_all_three_ways_are_named(
+    server: http.server.ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "_build", REAL_BUILD)
+    server.shutdown()
+    server.server_close()
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(SetupError) as error:
+        run_step("Pulumi", engine.ensure)
+    assert "there is no Go to build it" in error.value.reason
+    for way in (f"install Pulumi {engine.PULUMI}", "INFERENCE_STACK_PULUMI_DOWNLOADS", "install Go 1.26"):
+        assert way in error.value.remedy
+
+
+@pytest.mark.usefixtures("server")
+@pytest.mark.parametrize(("version", "taken"), [(engine.PULUMI, True), ("3.1.0", False)])
+def test_pulumi_on_path_is_used_if_it_is_the_pinned_version(
+    version: str, taken: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    users = tmp_path / "users-bin"
+    users.mkdir()
+    for name in ("pulumi", "pulumi-language-python"):
+        (users / name).write_text(f"#!/bin/sh\necho v{version}\n")
+        (users / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{users}:/usr/bin:/bin")
+    got = run_step("Pulumi", engine.ensure)
+    assert (got.bin_dir == users) == taken
+    assert got.way.startswith("on PATH") == taken
+    assert (got.plugin / engine.PLUGIN_BINARY).exists(), "Pulumi's own acquisition fails on a closed network"
+
+
+@pytest.mark.usefixtures("server")
+def test_plugins_are_linked_where_pulumi_looks(tmp_path: Path) -> None:
+    got = run_step("Pulumi", engine.ensure)
+    home = tmp_path / "home"
+    folder = home / "plugins" / f"resource-docker-v{engine.DOCKER_PLUGIN}"
+    for _ in range(2):
+        engine.install_plugins(got, home)
+        # Pulumi skips a plugin's folder that is itself a link.
+        assert folder.is_dir()
+        assert not folder.is_symlink()
+        assert (folder / engine.PLUGIN_BINARY).read_text().endswith("echo plugin\n")
+
+
+@pytest.mark.usefixtures("server")
+def test_a_plugin_that_the_user_installed_stays(tmp_path: Path) -> None:
+    got = run_step("Pulumi", engine.ensure)
+    own = tmp_path / "home" / "plugins" / got.plugin.name / engine.PLUGIN_BINARY
+    own.parent.mkdir(parents=True)
+    own.write_text("the user's")
+    engine.install_plugins(got, tmp_path / "home")
+    assert own.read_text() == "the user's"
+
+
+def test_versions_are_those_of_the_python_packages() -> None:
+    """CLI and SDK, and plugin and SDK, must be of one version; the Go modules must build the same."""
+    lock = (paths.REPO / "requirements.txt").read_text()
+    assert f"\npulumi=={engine.PULUMI} " in lock
+    assert f"\npulumi-docker=={engine.DOCKER_PLUGIN} " in lock
+    cli = (paths.GO_MODULES / "cli" / "go.mod").read_text()
+    assert f"github.com/pulumi/pulumi/pkg/v3 v{engine.PULUMI}" in cli
+    language = (paths.GO_MODULES / "language-python" / "go.mod").read_text()
+    assert f"github.com/pulumi/pulumi/sdk/v3 v{engine.LANGUAGE_HOST}" in language
+    provider = (paths.GO_MODULES / "docker-plugin" / "provider" / "provider.go").read_text()
+    assert f'const Version = "{engine.DOCKER_PLUGIN}+' in provider
