@@ -64,6 +64,9 @@ def test_each_machine_gets_its_decision(machine: Machine, do: str, reason: str, 
     assert bool(decision.reason) == bool(decision.remedy) == (do == "refuse")
 
 
+REAL_START = docker._start
+
+
 @pytest.fixture(autouse=True)
 def own_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paths, "LOGS", tmp_path / "logs")
@@ -118,3 +121,20 @@ def test_a_remote_docker_that_is_gone_is_told(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:9")
     with pytest.raises(SetupError, match="DOCKER_HOST"):
         run_step("Docker", docker.ensure)
+
+
+@pytest.mark.usefixtures("socket_path")
+def test_a_dockerd_that_ends_is_told_with_its_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(docker, "_start", REAL_START)
+    monkeypatch.setattr(docker, "ENDED_S", 0.1)
+    monkeypatch.setattr(docker, "DAEMON_LOG", tmp_path / "dockerd.log")
+    monkeypatch.setattr(docker, "look", lambda: (Machine(answers=False, installed=True, root=True), None))
+    dockerd = tmp_path / "bin" / "dockerd"
+    dockerd.parent.mkdir()
+    dockerd.write_text("#!/bin/sh\necho iptables: operation not permitted >&2\nexit 1\n")
+    dockerd.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{dockerd.parent}:/usr/bin:/bin")
+    with pytest.raises(SetupError) as error:
+        run_step("Docker", docker.ensure)
+    assert "iptables: operation not permitted" in error.value.reason
+    assert str(tmp_path / "dockerd.log") in error.value.remedy

@@ -18,6 +18,9 @@ from tools.setup.progress import Step
 SOCKET = "/var/run/docker.sock"
 ANSWER_S = 5
 START_S = 60
+ENDED_S = 10
+"""What is left of START_S once the dockerd that we started has ended."""
+PACKAGES = ("docker.io", "iptables", "ca-certificates")
 DAEMON_LOG = Path("/var/log/dockerd-inference-stack.log")
 
 
@@ -179,23 +182,33 @@ def _install(step: Step) -> None:
     step.say("apt-get update")
     step.run(["apt-get", "update", "-q"], remedy=remedy, env=env)
     step.say("apt-get install docker.io iptables")
-    # Without systemd the package's own start fails; policy-rc.d is not ours to write, and apt goes on.
-    step.run(["apt-get", "install", "-y", "-q", "docker.io", "iptables"], remedy=remedy, env=env)
+    step.run(["apt-get", "install", "-y", "-q", "--no-install-recommends", *PACKAGES], remedy=remedy, env=env)
 
 
 def _start(step: Step, machine: Machine) -> DockerInfo:
     step.say("starting Docker")
+    daemon: subprocess.Popen[bytes] | None = None
     if machine.systemd:
         step.run(["systemctl", "start", "docker"], remedy="`journalctl -u docker` says why it can't")
     else:
-        with DAEMON_LOG.open("ab") as log:
+        with DAEMON_LOG.open("wb") as log:
             # A session of its own: it must outlive this command and a Ctrl-C.
-            subprocess.Popen(["dockerd"], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+            daemon = subprocess.Popen(
+                ["dockerd"], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
     until = time.monotonic() + START_S
     while time.monotonic() < until:
         info, _ = _ask(os.environ.get("DOCKER_HOST", ""))
         if info:
             return info
+        if daemon and daemon.poll() is not None:
+            # Ended: perhaps only because the package's own start came first, so that one gets a moment.
+            until, daemon = min(until, time.monotonic() + ENDED_S), None
         time.sleep(0.5)
-    where = "`journalctl -u docker`" if machine.systemd else str(DAEMON_LOG)
-    raise step.fail(f"Docker was started and gives no answer within {START_S} s", f"{where} says why")
+    if machine.systemd:
+        raise step.fail(f"Docker was started and gives no answer within {START_S} s", "`journalctl -u docker`")
+    said = DAEMON_LOG.read_text(errors="replace").strip().splitlines()[-5:]
+    raise step.fail(
+        "dockerd was started and gives no answer; it said:\n" + "\n".join(said),
+        f"{DAEMON_LOG} says more; a container or sandbox may not be allowed to run Docker at all",
+    )
