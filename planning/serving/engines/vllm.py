@@ -24,26 +24,6 @@ engine dies after a minute (seen with 0.32 on a CPU)."""
 SHM_MIB_PER_GPU = 512
 """NCCL and the workers' message queues, for each GPU of a replica with several. From memory: no test of ours saw it."""
 
-OWNED_FLAGS = frozenset(
-    {
-        "--model",
-        "--served-model-name",
-        "--host",
-        "--port",
-        "--max-model-len",
-        "--max-num-seqs",
-        "--max-num-queued-reqs",
-        "--dtype",
-        "--gpu-memory-utilization",
-        "--kv-cache-memory-bytes",
-        "--tensor-parallel-size",
-        "--enforce-eager",
-        "--shutdown-timeout",
-        "--api-key",
-    }
-)
-"""Set from the spec's own fields, or never (`--api-key` guards a part of the paths only, and shows in `ps`)."""
-
 
 def image(gpus: tuple[str, ...]) -> ImageName:
     """The version set's name of the image for a replica on these GPUs."""
@@ -92,7 +72,8 @@ def env(gpus: tuple[str, ...]) -> Mapping[str, str]:
         "VLLM_NO_USAGE_STATS": "1",
     }
     if not gpus:
-        return shared
+        # The sampler would compile code even with --enforce-eager, and /tmp forbids to run what lies in it.
+        return shared | {"TORCHDYNAMO_DISABLE": "1"}
     return shared | {
         # CUDA's own order differs from the one nvidia-smi shows.
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",

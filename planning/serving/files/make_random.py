@@ -5,6 +5,7 @@ another name and renamed, so that it is complete or absent.
 """
 
 import argparse
+import fcntl
 import json
 import os
 import shutil
@@ -38,7 +39,7 @@ square stand star start station steel step still stone store storm story stream 
 talk teach thing think thousand thread thunder timber together tower town track trade train travel tree
 true turn under valley view village visit voice wait walk wall warm watch water weather wheel whole wide
 wild wind window winter wonder wood word work world write yellow young
-""".split()
+""".split()  # noqa: SIM905
 ENDINGS = ("", "s", "ed", "ing", "er", "ly", "ness", "ful", "less", "able")
 
 
@@ -99,21 +100,24 @@ def shapes(vocabulary: int) -> dict[str, tuple[int, ...]]:
 
 
 def save_weights(folder: Path, vocabulary: int) -> None:
+    """As safetensors: the header's length (8 bytes), the header (JSON), the tensors."""
     import numpy as np  # type: ignore[import-not-found,unused-ignore]
-    from safetensors import serialize_file  # type: ignore[import-not-found,unused-ignore]
 
     random = np.random.default_rng(SEED)
-    tensors: dict[str, Any] = {}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    body = bytearray()
     for name, shape in shapes(vocabulary).items():
         values = (
             np.ones(shape, dtype=np.float32)
             if "norm" in name
-            else random.standard_normal(shape, dtype=np.float32) * 0.05
+            else random.standard_normal(shape, dtype=np.float32) * np.float32(0.05)
         )
+        start = len(body)
         # bfloat16 is the upper half of a float32.
-        data = (values.view(np.uint32) >> 16).astype("<u2").tobytes()
-        tensors[name] = {"dtype": "bfloat16", "shape": list(shape), "data": data}
-    serialize_file(tensors, str(folder / "model.safetensors"), {"format": "pt"})
+        body += (values.view(np.uint32) >> 16).astype("<u2").tobytes()
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [start, len(body)]}
+    described = json.dumps(header).encode()
+    (folder / "model.safetensors").write_bytes(len(described).to_bytes(8, "little") + described + body)
 
 
 def save_config(folder: Path, vocabulary: int, positions: int) -> None:
@@ -149,25 +153,25 @@ def main() -> int:
     parser.add_argument("--positions", required=True, type=int)
     parser.add_argument("--into", required=True, type=Path)
     args = parser.parse_args()
-    os.umask(0o022)
+    os.umask(0o022)  # engines run as other users
     folder: Path = args.into
-    if folder.exists():
-        print("the random model is already there", flush=True)
-        return 0
     try:
-        made = folder.with_name(f"{folder.name}.{os.getpid()}.{os.uname().nodename}")
-        made.mkdir(parents=True)
-        vocabulary = save_tokenizer(made)
-        save_weights(made, vocabulary)
-        save_config(made, vocabulary, args.positions)
-        for path in made.iterdir():
-            path.chmod(0o644)  # engines run as other users
-        try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with (folder.parent / ".lock").open("w") as lock:
+            # Two models may use the same folder: the second waits, and finds it made.
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if folder.exists():
+                print("the random model is already there", flush=True)
+                return 0
+            made = folder.with_name(f"{folder.name}.unfinished")
+            shutil.rmtree(made, ignore_errors=True)
+            made.mkdir()
+            vocabulary = save_tokenizer(made)
+            save_weights(made, vocabulary)
+            save_config(made, vocabulary, args.positions)
+            for path in made.iterdir():
+                path.chmod(0o644)
             made.rename(folder)
-        except OSError:  # another model's job was faster with the same one
-            if not folder.exists():
-                raise
-            shutil.rmtree(made)
     except OSError as error:
         print(f"error: the random model could not be written: {error}", file=sys.stderr, flush=True)
         return 1
