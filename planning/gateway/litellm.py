@@ -73,13 +73,14 @@ def plan_litellm(spec: StackSpec) -> tuple[ContainerPlan, ...]:
 ENV = {
     "HOME": "/tmp",
     "PYTHONDONTWRITEBYTECODE": "1",
+    # Its errors quote the engine's, which can quote a prompt. request_log.py says what failed, where and how.
+    "LITELLM_LOG": "CRITICAL",
     "LITELLM_MODE": "PRODUCTION",  # reads no .env file
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # else the start waits for a download
     "DISABLE_ADMIN_UI": "True",
     "NO_DOCS": "True",
     "NO_REDOC": "True",
     "NO_OPENAPI": "True",
-    "LITELLM_DISABLE_ACCESS_LOG_PATHS": "/health/readiness,/metrics,/metrics/",
     "GRACEFUL_SHUTDOWN_TIMEOUT": str(DRAIN_S),
 }
 

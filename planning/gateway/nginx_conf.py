@@ -34,7 +34,28 @@ ROUTES = (
 FORWARDED = ("Authorization", "Content-Type", "Accept", "User-Agent")
 """The client's headers that go on to LiteLLM. It takes orders from others (x-litellm-…: time-outs, tags, spend)."""
 
-HIDDEN = ("Server", "Date", "X-Request-Id", "llm_provider-server", "llm_provider-date")
+HIDDEN = (
+    "X-Request-Id",
+    "rate_limit_type",
+    "reset_at",
+    *(f"llm_provider-{name}" for name in ("content-type", "content-length", "connection", "server", "date")),
+    *(
+        f"x-litellm-{name}"
+        for name in (
+            *("call-id", "model-id", "model-name", "model-api-base", "model-group", "version", "timeout"),
+            *("attempted-retries", "attempted-fallbacks", "max-retries", "key-spend"),
+            *("response-duration-ms", "overhead-duration-ms", "callback-duration-ms", "response-cost"),
+            *(
+                f"response-cost-{part}"
+                for part in (
+                    *("original", "discount-amount", "margin-amount", "margin-percent"),
+                    *("input", "output", "tool-usage"),
+                )
+            ),
+        )
+    ),
+)
+"""LiteLLM's headers that tell how the stack is built inside. What a client can use stays: the limits and retry-after."""
 
 ERRORS = {
     400: ("invalid_request_error", "The request could not be read: check its headers."),

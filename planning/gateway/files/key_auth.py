@@ -7,7 +7,7 @@ Why two places: `authenticate` runs before the body is taken apart, and LiteLLM 
 its `models`. The hook sees the very data that the router will use.
 """
 
-# ruff: noqa: ARG001, ARG002  (LiteLLM's signatures)
+# ruff: noqa: ARG002  (LiteLLM's signatures)
 
 import hashlib
 import json
@@ -138,17 +138,25 @@ def _list(models: tuple[str, ...]) -> str:
 access = Access.read(KEYS_FILE) if KEYS_FILE.exists() else Access({}, (), {})
 
 
+ROUTES = ["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/models"]
+"""All that a key opens in LiteLLM; the last one covers /v1/models/<model> too."""
+
+
 async def authenticate(request: Request, api_key: str) -> UserAPIKeyAuth:
     """The key's record, or 401. LiteLLM counts rpm and tpm by `api_key`, and answers 429 with retry-after."""
     key = access.key_of(api_key or "")
     if key is None:
         text = "No such API key." if api_key else "No API key was sent: use the header `Authorization: Bearer <key>`."
-        raise Refusal(401, "invalid_api_key", text).error()
+        error = Refusal(401, "invalid_api_key", text).error()
+        # All that request_log.py can see of a request without a key.
+        error.gateway_request_id = request.headers.get("x-request-id")
+        raise error
     return UserAPIKeyAuth(
         api_key=key.id,
         key_alias=key.id,
         user_id=key.id,
         models=list(key.models),
+        allowed_routes=ROUTES,
         rpm_limit=key.rpm,
         tpm_limit=key.tpm,
     )

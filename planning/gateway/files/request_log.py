@@ -1,7 +1,7 @@
 """One JSON line on stdout for each client request, answered or failed. Prompts, answers and keys are never in it.
 
-Runs inside LiteLLM with what its image has. LiteLLM tells a callback of every attempt: a failed attempt is only counted
-here, and the line is printed when the client has its answer (the one success) or its error (`post_call_failure`).
+Runs inside LiteLLM with what its image has. LiteLLM tells a callback of every attempt: attempts are only counted, and
+the line is printed when the client has its answer (the one success) or its error (`post_call_failure`).
 """
 
 # ruff: noqa: ARG002  (LiteLLM's signatures)
@@ -40,14 +40,13 @@ class RequestLog(CustomLogger):  # type: ignore[misc]
             self._open.popitem(last=False)
         return data
 
-    async def async_log_failure_event(
-        self, kwargs: dict[str, Any], response_obj: Any, start_time: Any, end_time: Any
-    ) -> None:
-        """A failed attempt."""
-        request = self._open.get(_mark(kwargs.get("litellm_params") or {}))
+    def log_pre_api_call(self, model: str, messages: Any, kwargs: dict[str, Any]) -> None:
+        """An attempt begins. (Failed attempts are not all reported: a retry on the same model group hides the first.)"""
+        params = kwargs.get("litellm_params") or {}
+        request = self._open.get(_mark(params))
         if request is not None:
             request["attempts"] += 1
-            request["replica"] = (kwargs.get("standard_logging_object") or {}).get("model_id") or request["replica"]
+            request["replica"] = (params.get("model_info") or {}).get("id")
 
     async def async_log_success_event(
         self, kwargs: dict[str, Any], response_obj: Any, start_time: Any, end_time: Any
@@ -73,7 +72,7 @@ class RequestLog(CustomLogger):  # type: ignore[misc]
             stream=streamed,
             finish_reason=_finish_reason(response_obj),
             status=200,
-            attempts=request["attempts"] + 1,
+            attempts=request["attempts"],
             error=None,
         )
 
@@ -92,7 +91,7 @@ class RequestLog(CustomLogger):  # type: ignore[misc]
         request = request or {"started": None, "attempts": 0, "replica": None}
         model = request_data.get("model")
         _print(
-            request_id=_request_id(request_data),
+            request_id=_request_id(request_data) or getattr(original_exception, "gateway_request_id", None),
             key=getattr(user_api_key_dict, "key_alias", None),
             requested_model=model if isinstance(model, str) else None,
             model=None,
