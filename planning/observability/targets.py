@@ -19,7 +19,10 @@ RULES_FILE = "rules.yml"
 
 
 def gpus(spec: StackSpec) -> tuple[GpuUuid, ...]:
-    """The NVIDIA GPUs to watch: those that hosts name, and those found on this machine."""
+    """The NVIDIA GPUs to watch: those that hosts name, and those found on this machine.
+
+    One exporter sees one host's GPUs only; until containers are placed on hosts, all are taken for one host's.
+    """
     named = (uuid for host in spec.file.hosts.values() for uuid in host.gpus)
     return tuple(dict.fromkeys((*named, *spec.local_gpus)))
 
