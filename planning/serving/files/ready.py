@@ -35,7 +35,7 @@ def ask(path: str, timeout_s: float, body: dict[str, Any] | None = None) -> byte
             answer: bytes = response.read()
     except urllib.error.HTTPError as error:
         said = " ".join(error.read(300).decode(errors="replace").split())
-        raise NotReadyError(f"{path} answers {error.code}: {said}") from error
+        raise NotReadyError(f"{path} answers {error.code}" + (f": {said}" if said else "")) from error
     except (OSError, ValueError) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         raise NotReadyError(f"{path} does not answer: {reason}") from error
