@@ -56,7 +56,7 @@ def _prometheus(spec: StackSpec) -> ContainerPlan:
         mounts=(VolumeMount(source="prometheus", target="/prometheus", read_only=False),),
         networks=("inner", "edge"),
         ports=(PublishedPort(container=PROMETHEUS_PORT, host=settings.port),),
-        # 2.42 used 38 MiB at most in its first minute on dev's targets, scraped every second; the rest is for days of data.
+        # 38 MiB seen in the first minute (2.42, scraping every second); the rest is for days of data.
         memory_mib=512,
         health=_wget(f"http://127.0.0.1:{PROMETHEUS_PORT}/-/ready"),
         # Its block files are written on SIGTERM.

@@ -1,14 +1,12 @@
 """A spec with everything that can be watched, and the real images' programs to read what is made of it."""
 
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
-
-import pytest
 
 from images import recipes
 from planning.observability.plan import plan_observability
 from stack_configs.schema.stack import StackSpec
+from tests.docker_run import docker, need_image
 
 GPU = "GPU-5b4e07f6-3a86-4340-039d-25f2a83cdc43"
 """The card of tests/fixtures/expositions/dcgm.prom."""
@@ -36,8 +34,8 @@ def monitored(*, gpus: bool = True, grafana: bool = True, webhook: str | None = 
                 },
                 "gateway": {"keys": {"me": {}}},
                 "observability": {
-                    "prometheus": {"scrape_interval_s": 1},
-                    "alertmanager": {"webhook_url": webhook},
+                    "prometheus": {"scrape_interval_s": 1, "port": 29090},
+                    "alertmanager": {"webhook_url": webhook, "port": 29093},
                 },
             },
             "images": {name: {"ref": ref, "starts_in_s": 1} for name, ref in images.items()},
@@ -53,28 +51,8 @@ def planned_files(spec: StackSpec, service: str) -> Mapping[str, str]:
     return plan.files
 
 
-def docker(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(("docker", *arguments), capture_output=True, text=True, check=False, timeout=120)
-    assert not check or done.returncode == 0, f"docker {' '.join(arguments)}\n{done.stdout}{done.stderr}"
-    return done
-
-
-def need_image(recipe: str) -> str:
-    """The tag of a built image; the test is skipped, with the reason, where there is none."""
-    tag = recipes.tag(recipe)
-    try:
-        found = docker("image", "inspect", tag, check=False)
-    except FileNotFoundError:
-        pytest.skip("there is no docker command")
-    if found.returncode != 0:
-        pytest.skip(f"image {tag} is not here: {found.stderr.strip()}")
-    return tag
-
-
-def run_tool(
-    recipe: str, tool: str, *arguments: str, files: Mapping[str, str], folder: Path
-) -> subprocess.CompletedProcess[str]:
-    """Run a program of a built image on files that it sees under /config."""
+def run_tool(recipe: str, tool: str, *arguments: str, files: Mapping[str, str], folder: Path) -> str:
+    """What a program of a built image says of files that it sees under /config. Fails when the program does."""
     image = need_image(recipe)
     folder.mkdir(exist_ok=True)
     folder.chmod(0o755)
@@ -83,5 +61,4 @@ def run_tool(
     return docker(
         *("run", "--rm", "--network=none", "--workdir=/config", f"--volume={folder}:/config:ro"),
         *(f"--entrypoint={tool}", image, *arguments),
-        check=False,
     )

@@ -20,8 +20,7 @@ def test_promtool_accepts_configuration_and_rules(tmp_path: Path) -> None:
             files=planned_files(spec, "prometheus"),
             folder=tmp_path / str(number),
         )
-        assert checked.returncode == 0, checked.stdout + checked.stderr
-        assert f"{len(alerts(spec))} rules found" in checked.stdout
+        assert f"{len(alerts(spec))} rules found" in checked
 
 
 def test_every_alert_has_a_case_that_fires_and_one_that_does_not() -> None:
@@ -49,7 +48,7 @@ def test_alerts_fire_when_they_should(tmp_path: Path) -> None:
         for name, cases in CASES.items()
         for case in cases
     ]
-    run = run_tool(
+    run_tool(
         *("prometheus", "promtool", "test", "rules", "/config/tests.yml"),
         files={
             "rules.yml": rules_yml(EVERYTHING),
@@ -57,4 +56,3 @@ def test_alerts_fire_when_they_should(tmp_path: Path) -> None:
         },
         folder=tmp_path / "rules",
     )
-    assert run.returncode == 0, run.stdout + run.stderr
