@@ -7,7 +7,9 @@ import functools
 import hashlib
 import http.server
 import io
+import os
 import platform
+import subprocess
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -222,3 +224,13 @@ def test_versions_are_those_of_the_python_packages() -> None:
     assert f"github.com/pulumi/pulumi/sdk/v3 v{engine.LANGUAGE_HOST}" in language
     provider = (paths.GO_MODULES / "docker-plugin" / "provider" / "provider.go").read_text()
     assert f'const Version = "{engine.DOCKER_PLUGIN}+' in provider
+
+
+@pytest.mark.usefixtures("server")
+def test_what_a_killed_run_left_is_cleared_away(cache: Path) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    (cache / "engine" / f".scratch-{gone.pid}-x" / "bin").mkdir(parents=True)
+    (cache / "engine" / f".scratch-{os.getpid()}-y").mkdir()  # somebody else's, still at work
+    got = run_step("Pulumi", engine.ensure)
+    assert left_in(cache) == [f".scratch-{os.getpid()}-y", got.bin_dir.parent.name]

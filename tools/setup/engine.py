@@ -297,7 +297,11 @@ def _go_version(go: str) -> tuple[int, ...]:
 def _scratch(folder: Path) -> Iterator[Path]:
     """A folder beside the final one: an interrupted run leaves nothing that looks finished."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    for left in folder.parent.glob(".scratch-*"):  # by a run that was killed
+        if not Path("/proc", left.name.split("-")[1]).exists():
+            shutil.rmtree(left, ignore_errors=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".scratch-{os.getpid()}-", dir=folder.parent))
+    scratch.chmod(0o755)
     try:
         yield scratch
     finally:
@@ -305,9 +309,8 @@ def _scratch(folder: Path) -> Iterator[Path]:
 
 
 def _finish(scratch: Path, folder: Path) -> None:
+    if (folder / "complete").exists():  # another clone was faster, and may be using it
+        return
     (scratch / "complete").touch()
     shutil.rmtree(folder, ignore_errors=True)
     scratch.rename(folder)
-
-
-__all__ = ["DOCKER_PLUGIN", "PULUMI", "Engine", "SetupError", "ensure", "install_plugins"]
