@@ -20,7 +20,8 @@ def down(stack: str) -> None:
 
     def destroy(step: Step) -> None:
         recover.recover(stack, step, env)
-        state.pulumi(step, env, "destroy", "--yes", "--skip-preview", "-s", stack)
+        with recover.noted(stack):
+            state.pulumi(step, env, "destroy", "--yes", "--skip-preview", "-s", stack)
         step.note = "containers, networks and volumes are gone"
 
     run_step("pulumi destroy", destroy)

@@ -194,7 +194,7 @@ def run_steps(steps: Mapping[str, Callable[[Step], Any]]) -> dict[str, Any]:
             screen.end(step, "FAIL", error.reason.strip().splitlines()[0])
             raise
         except Stopped:
-            screen.end(step, "left", "ended, because another step failed")
+            screen.end(step, "left", "stopped before its end")
             raise
         except Exception as error:
             _record(step, failed=True)

@@ -1,7 +1,8 @@
-"""After an `up` that was killed: what is in the way of the next one, and how it is cleared.
+"""After a run that was killed: what is in the way of the next one, and how it is cleared.
 
-Looks at the local file backend's own files first: where there is no lock and no pending operation, it costs nothing.
-Removes only containers, networks and volumes that carry this stack's label and are not in its state.
+Looks at the local file backend's own files first: where there is no lock and no pending operation, it costs two quick
+questions to Docker. Removes only what carries this stack's label, is not in its state, and is the cut-off run's own:
+one of its pending creates, or made since it began. (Another clone's stack may have the same name.)
 """
 
 from __future__ import annotations
@@ -12,16 +13,22 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from tools.setup import state
+from tools.setup import paths, state
 from tools.setup.progress import Step
 
 STACK_LABEL = "inference-stack.stack"
 JOB_LABEL = "inference-stack.job"
+KEPT_VOLUME = "-models"
+"""The model cache outlives the stack: it may be there without being in state."""
+END_S = 5
+"""Seconds that a left-over plugin has to end before it is killed."""
 
 
 @dataclass(frozen=True)
@@ -34,14 +41,130 @@ class Lock:
 
 
 @dataclass(frozen=True)
-class Stray:
+class Found:
     """A Docker object of this stack."""
 
     kind: str
     """`container`, `network` or `volume`."""
     ident: str
     name: str
+    created: float = 0.0
+    """Seconds since 1970."""
     failed_job: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to do before the next run."""
+
+    living: Lock | None = None
+    """Somebody's run holds the stack: nothing may be done."""
+    cancel: bool = False
+    """A dead run's lock is to be cleared, and what it left running is to be ended."""
+    remove: tuple[Found, ...] = ()
+    foreign: tuple[Found, ...] = ()
+    """Another clone's objects of a stack with the same name: the next run would fail on their names."""
+    refresh: bool = False
+
+
+class Damaged(Exception):
+    """The stack's state can't be read."""
+
+
+def decide(
+    locks: Sequence[Lock],
+    alive: Iterable[int],
+    here: str,
+    latest: Mapping[str, Any],
+    objects: Sequence[Found],
+    began: float | None,
+) -> Plan:
+    """Pure: from locks, living processes, the state's latest deployment and Docker's objects to what is to be done.
+
+    `began` is when a run of `make up` or `make down` began that did not end well (seconds since 1970), else None.
+    """
+    running = set(alive)
+    # Another machine's process can't be judged from here.
+    dead = [lock for lock in locks if lock.hostname == here and lock.pid not in running]
+    living = next((lock for lock in locks if lock not in dead), None)
+    if living:
+        return Plan(living=living)
+    managed = {r["id"] for r in latest.get("resources") or [] if r.get("id")}
+    pending = list(latest.get("pending_operations") or [])
+    half_made = {
+        str((p.get("resource") or {}).get("inputs", {}).get("name")) for p in pending if p.get("type") == "creating"
+    }
+
+    def own(found: Found) -> bool:
+        return found.name in half_made or (began is not None and found.created >= began)
+
+    unknown = [o for o in objects if o.ident not in managed and o.name not in managed]
+    stray = [o for o in unknown if own(o)]
+    failed = [o for o in objects if o.failed_job and o not in unknown]
+    foreign = [o for o in unknown if o not in stray and o.kind == "container"]
+    # Containers first: a network or volume that one of them uses can't go before it.
+    remove = sorted([*stray, *failed], key=lambda o: ("container", "network", "volume").index(o.kind))
+    return Plan(
+        cancel=bool(dead),
+        remove=tuple(remove),
+        foreign=tuple(foreign),
+        refresh=bool(dead or pending or remove),
+    )
+
+
+def recover(stack: str, step: Step, env: Mapping[str, str]) -> None:
+    """Clear a dead run's lock, processes, strays and pending operations. Raises SetupError for a living one."""
+    if not state.is_local_backend(dict(env)):
+        step.note = "the backend is not this clone's: Pulumi itself looks after its locks"
+        return
+    try:
+        latest = _latest(stack)
+    except Damaged as error:
+        file = state.checkpoint(stack)
+        raise step.fail(
+            f"the state of the stack {stack} is damaged: {file}: {error}",
+            f"bring back the version before: `cp {file}.bak {file}` (older ones are in "
+            f"{state.stack_folder('backups')}), then run the same command again",
+        ) from error
+    held = locks(stack)
+    plan = decide(held, _alive(held), socket.gethostname(), latest, objects(stack), _began(stack))
+    if plan.living:
+        lock = plan.living
+        raise step.fail(
+            f"a Pulumi run of {lock.username or 'somebody'} on {lock.hostname} (process {lock.pid}) "
+            f"holds the stack {stack}",
+            "wait until it has ended; if that machine is gone, `. ./activate && pulumi cancel -s "
+            f"{stack}` removes its lock",
+        )
+    if plan.cancel:
+        step.say("a run was killed: ending what it left, clearing its lock")
+        _end_leftovers(env)
+        state.pulumi(step, dict(env), "cancel", "--yes", stack)
+    for found in plan.remove:
+        step.say(f"removing the {found.kind} {found.name}")
+        force = ["--force"] if found.kind == "container" else []
+        _docker(found.kind, "rm", *force, found.ident)
+    if plan.refresh:
+        step.say("comparing the state with Docker")
+        state.pulumi(step, dict(env), "refresh", "--yes", "--clear-pending-creates", "--skip-preview", "-s", stack)
+        step.note = f"an earlier run was cut off: {len(plan.remove)} left-over objects removed, state refreshed"
+    if plan.foreign:
+        names = ", ".join(found.name for found in plan.foreign[:4]) + (" …" if len(plan.foreign) > 4 else "")
+        raise step.fail(
+            f"{len(plan.foreign)} containers of a stack `{stack}` are here that this clone does not know: {names}",
+            f"they are another clone's: run `make down STACK={stack}` there. If that clone is gone:\n"
+            f"docker rm --force $(docker ps --all --quiet --filter label={STACK_LABEL}={stack})",
+        )
+
+
+@contextlib.contextmanager
+def noted(stack: str) -> Iterator[None]:
+    """Keep a note while a run lasts, and after it when it does not end well: when it began."""
+    note = _note(stack)
+    if _began(stack) is None:  # what an earlier run left half-made counts too
+        note.write_text(f"{time.time():.0f}\n")
+    yield
+    note.unlink(missing_ok=True)
 
 
 def locks(stack: str) -> list[Lock]:
@@ -50,114 +173,124 @@ def locks(stack: str) -> list[Lock]:
     found = []
     for file in folder.glob("*.json"):
         with contextlib.suppress(OSError, ValueError):
-            noted = json.loads(file.read_text())
-            found.append(Lock(int(noted["pid"]), noted["hostname"], noted.get("username", "")))
+            told = json.loads(file.read_text())
+            found.append(Lock(int(told["pid"]), told["hostname"], told.get("username", "")))
     return found
 
 
-def pending(stack: str) -> list[Mapping[str, Any]]:
-    """Operations that the stack's state says were begun and never ended."""
-    return list(_deployment(stack).get("pending_operations") or [])
-
-
-def managed_ids(stack: str) -> set[str]:
-    """Docker ids (for volumes: names) in the stack's state."""
-    return {r["id"] for r in _deployment(stack).get("resources") or [] if r.get("id")}
-
-
-def _deployment(stack: str) -> dict[str, Any]:
-    try:
-        return dict(json.loads(state.checkpoint(stack).read_text())["checkpoint"].get("latest") or {})
-    except (OSError, ValueError, KeyError):
-        return {}
-
-
-def is_dead(lock: Lock, here: str, alive: Iterable[int]) -> bool:
-    """A lock of this machine whose process is gone. Another machine's can't be judged from here."""
-    return lock.hostname == here and lock.pid not in set(alive)
-
-
-def to_remove(strays: Iterable[Stray], managed: set[str], interrupted: bool) -> list[Stray]:
-    """Objects of the stack that stand in the next run's way.
-
-    After an interrupted run: all that the state doesn't know. Always: jobs that failed, so that they run again.
-    """
-    return [s for s in strays if s.failed_job or (interrupted and s.ident not in managed and s.name not in managed)]
-
-
-def recover(stack: str, step: Step, env: dict[str, str]) -> None:
-    """Clear a dead run's lock, plugins, strays and pending operations. Raises SetupError for a living one."""
-    if not state.is_local_backend(env):
-        step.note = "the backend is not this clone's: Pulumi itself looks after its locks"
-        return
-    held = locks(stack)
-    here = socket.gethostname()
-    dead = [lock for lock in held if is_dead(lock, here, _alive(held))]
-    living = [lock for lock in held if lock not in dead]
-    if living:
-        lock = living[0]
-        raise step.fail(
-            f"a Pulumi run of {lock.username or 'somebody'} on {lock.hostname} (process {lock.pid}) "
-            f"holds the stack {stack}",
-            "wait until it has ended; if that machine is gone, `. ./activate && pulumi cancel -s "
-            f"{stack}` removes its lock",
-        )
-    interrupted = bool(dead) or bool(pending(stack))
-    if dead:
-        step.say("a run was killed: clearing its lock")
-        for lock in dead:
-            _end_plugins(lock.pid)
-        state.pulumi(step, env, "cancel", "--yes", stack)
-    gone = to_remove(strays(stack), managed_ids(stack), interrupted)
-    for stray in gone:
-        step.say(f"removing the {stray.kind} {stray.name}")
-        force = ["--force"] if stray.kind == "container" else []
-        subprocess.run(["docker", stray.kind, "rm", *force, stray.ident], capture_output=True, check=False)
-    if interrupted or gone:
-        step.say("comparing the state with Docker")
-        state.pulumi(step, env, "refresh", "--yes", "--clear-pending-creates", "--skip-preview", "-s", stack)
-        step.note = f"an earlier run was cut off: {len(gone)} left-over objects removed"
-
-
-def strays(stack: str) -> list[Stray]:
-    """Every Docker object that carries the stack's label."""
-    found = []
+def objects(stack: str) -> list[Found]:
+    """Every Docker object that carries the stack's label, but the model cache."""
     label = f"label={STACK_LABEL}={stack}"
-    form = f'{{{{.ID}}}}\t{{{{.Names}}}}\t{{{{.Label "{JOB_LABEL}"}}}}\t{{{{.Status}}}}'
-    rows = _docker("container", "ls", "--all", "--no-trunc", "--filter", label, "--format", form)
-    for ident, name, job, status in (row.split("\t") for row in rows):
-        failed = job == "true" and status.startswith("Exited") and not status.startswith("Exited (0)")
-        found.append(Stray("container", ident, name, failed))
-    for row in _docker("network", "ls", "--no-trunc", "--filter", label, "--format", "{{.ID}}\t{{.Name}}"):
-        ident, name = row.split("\t")
-        found.append(Stray("network", ident, name))
-    for name in _docker("volume", "ls", "--filter", label, "--format", "{{.Name}}"):
-        # The model cache outlives the stack: it may be here without being in state.
-        if not name.endswith("-models"):
-            found.append(Stray("volume", name, name))
+    found = []
+    for kind, every in (("container", ["--all"]), ("network", []), ("volume", [])):
+        names = _docker(kind, "ls", *every, "--quiet", "--filter", label).split()
+        rows = json.loads(_docker(kind, "inspect", *names) or "[]") if names else []
+        for row in rows:
+            name = row["Name"].removeprefix("/")
+            if kind == "volume" and name.endswith(KEPT_VOLUME):
+                continue
+            labels = row.get("Config", row).get("Labels") or {}
+            status = row.get("State", {})
+            found.append(
+                Found(
+                    kind=kind,
+                    ident=row.get("Id", name),
+                    name=name,
+                    created=_seconds(row.get("Created") or row.get("CreatedAt") or ""),
+                    failed_job=labels.get(JOB_LABEL) == "true"
+                    and status.get("Status") == "exited"
+                    and status.get("ExitCode") != 0,
+                )
+            )
     return found
 
 
-def _docker(*args: str) -> list[str]:
-    done = subprocess.run(["docker", *args], capture_output=True, text=True, check=False)
-    return done.stdout.splitlines() if done.returncode == 0 else []
+def _seconds(stamp: str) -> float:
+    """Docker's time, such as 2026-11-21T03:15:12.123456789Z, as seconds since 1970; parts of a second are left out."""
+    if len(stamp) < 20:
+        return 0.0
+    zone = stamp[19:].lstrip(".0123456789").replace("Z", "+00:00")
+    return datetime.fromisoformat(stamp[:19] + (zone or "+00:00")).timestamp()
+
+
+def _latest(stack: str) -> dict[str, Any]:
+    """The latest deployment in the state file; empty where there is none yet. Raises Damaged."""
+    file = state.checkpoint(stack)
+    if not file.exists():
+        return {}
+    try:
+        return dict(json.loads(file.read_text())["checkpoint"].get("latest") or {})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Damaged(str(error) or type(error).__name__) from error
+
+
+def _note(stack: str) -> Path:
+    return paths.STATE / f"run-began-{stack}"
+
+
+def _began(stack: str) -> float | None:
+    try:
+        return float(_note(stack).read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _docker(*args: str) -> str:
+    return subprocess.run(["docker", *args], capture_output=True, text=True, check=False).stdout
 
 
 def _alive(held: Iterable[Lock]) -> list[int]:
-    return [lock.pid for lock in held if Path(f"/proc/{lock.pid}").exists()]
+    """The locks' processes that run, and are Pulumi: a number can have been given to another program since."""
+
+    def runs(pid: int) -> bool:
+        try:
+            return "pulumi" in Path(f"/proc/{pid}/comm").read_text()
+        except OSError:
+            return False
+
+    return [lock.pid for lock in held if runs(lock.pid)]
 
 
-def _end_plugins(parent: int) -> None:
-    """End what a killed Pulumi left running: its language host and plugins live in groups of their own."""
-    ours = str(state.ENGINE_BIN.read_text().strip()) if state.ENGINE_BIN.exists() else ""
-    folder = str(Path(ours).parent) if ours else ""
-    for process in Path("/proc").iterdir():
-        if not process.name.isdigit() or int(process.name) == parent:
-            continue
+def _end_leftovers(env: Mapping[str, str]) -> None:
+    """End the language host, program and plugins of a killed Pulumi: they live on in groups of their own.
+
+    Known by this clone's backend in their environment, and by having no living Pulumi above them.
+    """
+    mark = f"PULUMI_BACKEND_URL={env['PULUMI_BACKEND_URL']}".encode()
+    left = [pid for pid in _plugins(mark) if not _below_pulumi(pid)]
+    for sent, seconds in ((signal.SIGTERM, END_S), (signal.SIGKILL, 1)):
+        for pid in left:
+            with contextlib.suppress(OSError):
+                os.kill(pid, sent)
+        deadline = time.monotonic() + seconds
+        while (left := [pid for pid in left if _runs(pid)]) and time.monotonic() < deadline:
+            time.sleep(0.1)
+
+
+def _plugins(mark: bytes) -> list[int]:
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            exe = str((process / "exe").readlink())
-            parent_now = int((process / "stat").read_text().rsplit(")", 1)[1].split()[1])
-            orphan = parent_now == 1
-            is_plugin = Path(exe).name.startswith(("pulumi-language-", "pulumi-resource-"))
-            if folder and exe.startswith(folder) and is_plugin and orphan:
-                os.kill(int(process.name), signal.SIGTERM)
+            words = (process / "cmdline").read_bytes()
+            plugin = b"pulumi-resource-" in words or b"pulumi-language-" in words
+            if plugin and mark in (process / "environ").read_bytes().split(b"\0"):
+                found.append(int(process.name))
+    return found
+
+
+def _below_pulumi(pid: int) -> bool:
+    while pid > 1:
+        try:
+            if Path(f"/proc/{pid}/comm").read_text().strip() == "pulumi":
+                return True
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+        except OSError:
+            return False
+    return False
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False

@@ -74,10 +74,14 @@ def describe(stack: str, step: Step) -> dict[str, Any]:
 
 
 def pulumi(step: Step, env: dict[str, str], *args: str, stdin: str | None = None) -> str:
-    """Run a short Pulumi command. Known failures get their own remedy. Raises SetupError."""
+    """Run a Pulumi command that says little. Known failures get their own remedy. Raises SetupError."""
     try:
         return step.run(
-            ["pulumi", *args, "--non-interactive"], cwd=paths.REPO, env=env, stdin=stdin, remedy="see the log"
+            ["pulumi", *args, "--non-interactive"],
+            cwd=paths.REPO,
+            env=env,
+            stdin=stdin,
+            remedy="see the log, and docs/troubleshooting.md; the same command goes on from here",
         )
     except SetupError as error:
         raise explained(error) from error

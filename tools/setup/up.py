@@ -106,14 +106,10 @@ def _pulumi_up(stack: str, step: Step, env: dict[str, str]) -> None:
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     argv = ["pulumi", "up", "--yes", "--skip-preview", "--non-interactive", "--color", "never", "-s", stack]
+    remedy = "docs/troubleshooting.md; `make up` goes on from here"
     try:
-        out = step.run(
-            argv,
-            cwd=paths.REPO,
-            env=env,
-            show=show,
-            remedy="docs/troubleshooting.md; `make up` goes on from here",
-        )
+        with recover.noted(stack):
+            out = step.run(argv, cwd=paths.REPO, env=env, show=show, remedy=remedy)
     except SetupError as error:
         raise _with_logs(stack, state.explained(error)) from error
     finally:
