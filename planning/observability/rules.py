@@ -108,6 +108,7 @@ def _targets(spec: StackSpec) -> list[Alert]:
 
 def _engines(spec: StackSpec) -> list[Alert]:
     limits = spec.file.observability.alerts
+    scrapes = spec.file.observability.prometheus.scrape_interval_s
     over = window(spec)
     return [
         Alert(
@@ -130,8 +131,9 @@ def _engines(spec: StackSpec) -> list[Alert]:
         Alert(
             name="KvCacheNearlyFull",
             expr=promql(
-                f"max by ({REPLICA}) (%) > {limits.kv_cache_usage} and sum by ({REPLICA}) (rate(%)) > 0",
-                select(m.KV_USAGE),
+                # Each preemption makes room for a moment: over a minute, or the alert would start anew each time.
+                f"max by ({REPLICA}) (max_over_time(%)) > {limits.kv_cache_usage} and sum by ({REPLICA}) (rate(%)) > 0",
+                select(m.KV_USAGE).over(f"{max(60, 4 * scrapes)}s"),
                 select(m.PREEMPTIONS).over(over),
             ),
             for_s=300,

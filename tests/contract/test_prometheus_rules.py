@@ -35,7 +35,7 @@ def test_alerts_fire_when_they_should(tmp_path: Path) -> None:
     tests = [
         {
             "name": f"{name}: {case['why']}",
-            "interval": "1m",
+            "interval": case.get("interval", "1m"),
             "input_series": [{"series": s, "values": v} for s, v in case["series"].items()],
             "promql_expr_test": [
                 {
