@@ -11,6 +11,7 @@ class ApiKey(Frozen):
     """What the holder of one API key may do. The key itself is generated and kept in encrypted config."""
 
     models: Literal["all"] | tuple[Name, ...] = "all"
+    """Models that this key may ask for: `all`, or a list of names."""
     rpm: Annotated[int, Field(ge=1)] | None = None
     """Requests per minute; without it there is no limit."""
     tpm: Annotated[int, Field(ge=1)] | None = None
@@ -25,9 +26,11 @@ class Gateway(Frozen):
     instances: Annotated[int, Field(ge=1, le=4)] = 1
     """LiteLLM instances. With two, a change of the gateway fails no request."""
     keys: dict[Name, ApiKey]
+    """API keys by name. `make up` makes the keys themselves; `make key` prints one."""
     fallbacks: dict[Name, tuple[Name, ...]] = {}
     """For a model that can't answer: the models to try instead, in order."""
     num_retries: Annotated[int, Field(ge=0, le=5)] = 2
+    """How often a failed call is tried again, on another replica where there is one."""
     request_timeout_s: Annotated[int, Field(ge=10, le=86400)] = 3600
     """Longest time for one answer, seconds."""
     max_body_mib: Annotated[int, Field(ge=1, le=1024)] = 20

@@ -11,13 +11,16 @@ class ModelSource(Frozen):
     """Weights on a Hugging Face hub."""
 
     repo: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")]
+    """Repository on the hub, `owner/name`."""
     revision: CommitSha
+    """Full commit of that repository: a branch or a tag can move."""
 
 
 class Replica(Frozen):
     """One engine process of a model."""
 
     host: Name
+    """A name under `hosts`."""
     gpus: tuple[GpuUuid, ...] = ()
     """GPUs of that host, by UUID; none means the CPU."""
 
@@ -26,8 +29,11 @@ class Model(Frozen):
     """A model that clients ask for by its key under `models`."""
 
     engine: Literal["vllm"] = "vllm"
+    """The inference engine."""
     source: ModelSource
+    """Where the weights come from."""
     replicas: Annotated[tuple[Replica, ...], Field(min_length=1)]
+    """The engine processes; requests are shared between them."""
     max_model_len: Annotated[int, Field(ge=128, le=10_000_000)] = 4096
     """Longest prompt plus answer, in tokens (vLLM's --max-model-len)."""
     max_num_seqs: Annotated[int, Field(ge=1, le=4096)] = 16
@@ -35,6 +41,7 @@ class Model(Frozen):
     max_num_queued_reqs: Annotated[int, Field(ge=1)] = 256
     """Requests that may wait; beyond it the engine answers 503 (vLLM's --max-num-queued-reqs)."""
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    """Type of weights and computation (vLLM's --dtype); `auto` takes the model's own."""
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=0.98)] = 0.90
     """Share of each GPU's memory for the engine. Ignored on a CPU, where `cpu_kv_cache_mib` counts."""
     cpu_kv_cache_mib: Annotated[int, Field(ge=8)] = 256

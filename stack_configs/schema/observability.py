@@ -9,18 +9,23 @@ from stack_configs.schema.base import Frozen, Port
 
 class Prometheus(Frozen):
     port: Port = 9090
+    """Port of its pages, on 127.0.0.1."""
     retention_days: Annotated[int, Field(ge=1, le=3650)] = 7
+    """How long metrics are kept, days."""
     scrape_interval_s: Annotated[int, Field(ge=1, le=300)] = 15
+    """Time between two readings of each target, seconds."""
 
 
 class Alertmanager(Frozen):
     port: Port = 9093
+    """Port of its pages, on 127.0.0.1."""
     webhook_url: str | None = None
     """Where alerts are sent (a plain Alertmanager webhook). Without it they are shown in its UI only."""
 
 
 class Grafana(Frozen):
     port: Port = 3000
+    """Port of its pages, on 127.0.0.1."""
 
 
 class AlertThresholds(Frozen):
@@ -36,6 +41,10 @@ class AlertThresholds(Frozen):
 
 class Observability(Frozen):
     prometheus: Prometheus = Prometheus()
+    """Collects metrics and evaluates the alert rules."""
     alertmanager: Alertmanager = Alertmanager()
+    """Groups alerts and sends them on."""
     grafana: Grafana | None = Grafana()
+    """Dashboards. `null` leaves Grafana out; so does an image that can't be had."""
     alerts: AlertThresholds = AlertThresholds()
+    """When the shipped rules fire."""

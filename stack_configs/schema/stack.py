@@ -18,9 +18,13 @@ class StackFile(Frozen):
     versions: Annotated[str, StringConstraints(pattern=r"^\d{4}\.\d{2}$")]
     """The version set: a file under stack_configs/versions/."""
     hosts: Annotated[dict[Name, Host], Field(min_length=1)]
+    """Machines by name."""
     models: Annotated[dict[Name, Model], Field(min_length=1)]
+    """Models by the name that clients ask for."""
     gateway: Gateway
+    """The one address for all models, and who may use it."""
     observability: Observability = Observability()
+    """Metrics, dashboards and alerts."""
 
 
 class Image(Frozen):
