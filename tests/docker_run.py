@@ -57,7 +57,7 @@ class Sandbox:
         return f"{self.name}-{service}"
 
     def run(self, plan: ContainerPlan, *, wait: bool = True, volumes: Mapping[str, str] | None = None) -> str:
-        """The container's name once it is healthy; a job's once it has ended. `volumes`: Docker's names by the plan's."""
+        """The container's name once it is healthy; a job's once it has ended. `volumes`: plan's name → Docker's."""
         name = self.container(plan.service)
         options = [
             *("--name", name, "--user", plan.user, "--cap-drop", "ALL", "--security-opt", "no-new-privileges"),

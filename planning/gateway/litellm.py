@@ -12,6 +12,7 @@ from planning.gateway.litellm_config import (
     ModelEntry,
     ModelInfo,
     ProxyConfig,
+    RetryPolicy,
     RouterSettings,
 )
 from planning.names import LITELLM_ALIAS, LITELLM_PORT, VLLM_PORT, litellm_service, replica_service, uid_of
@@ -109,6 +110,7 @@ def proxy_config(spec: StackSpec) -> ProxyConfig:
             # Splits evenly; the latency- and usage-based strategies starved one of two equal replicas.
             routing_strategy="simple-shuffle",
             num_retries=gateway.num_retries,
+            retry_policy=RetryPolicy(TimeoutErrorRetries=0),
             retry_after=0,
             allowed_fails=3,
             cooldown_time=10,
@@ -120,7 +122,6 @@ def proxy_config(spec: StackSpec) -> ProxyConfig:
             callbacks=("prometheus", "key_auth.policy", "request_log.log"),
             request_timeout=timeout,
             drop_params=False,
-            turn_off_message_logging=True,
             require_auth_for_metrics_endpoint=False,
             json_logs=True,
             set_verbose=False,

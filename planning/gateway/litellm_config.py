@@ -42,9 +42,18 @@ class ModelEntry:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RetryPolicy:
+    """Retries by kind of error, where `num_retries` doesn't hold."""
+
+    TimeoutErrorRetries: int
+    """0: who has waited for the whole time is not made to wait for it again."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RouterSettings:
     routing_strategy: str
     num_retries: int
+    retry_policy: RetryPolicy
     retry_after: int
     """Seconds before a retry, at least."""
     allowed_fails: int
@@ -62,8 +71,6 @@ class LitellmSettings:
     request_timeout: int
     drop_params: bool
     """False: a parameter that can't be passed on is an error, never dropped unseen."""
-    turn_off_message_logging: bool
-    """True: prompts and answers are blanked before any callback sees them."""
     require_auth_for_metrics_endpoint: bool
     """False: Prometheus has no key. nginx does not let /metrics through."""
     json_logs: bool

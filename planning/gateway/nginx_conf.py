@@ -55,7 +55,7 @@ HIDDEN = (
         )
     ),
 )
-"""LiteLLM's headers that tell how the stack is built inside. What a client can use stays: the limits and retry-after."""
+"""LiteLLM's headers that tell how the stack is built. What a client can use stays: its limits, retry-after."""
 
 ERRORS = {
     400: ("invalid_request_error", "The request could not be read: check its headers."),
@@ -77,12 +77,13 @@ ACCESS_LOG = {
     "log": "access",
     "request_id": "$id",
     "method": "$request_method",
-    "path": "$uri",
+    "path": "$path",
     "status": "$status",
     "bytes": "$body_bytes_sent",
     "request_time": "$request_time",
     "upstream_time": "$upstream_header_time",
     "upstream": "$upstream_addr",
+    "upstream_status": "$upstream_status",
 }
 
 
@@ -94,7 +95,8 @@ def nginx_conf(gateway: Gateway) -> str:
     return f"""\
 daemon off;
 pid /tmp/nginx.pid;
-error_log stderr warn;
+# Its lower levels quote whole request lines, with query strings. The access log has the upstreams' failures.
+error_log stderr crit;
 worker_processes {WORKERS};
 worker_shutdown_timeout {SHUTDOWN_S}s;
 
@@ -119,6 +121,11 @@ http {{
     map $http_x_request_id $id {{
         default $request_id;
         "~^[A-Za-z0-9._:-]{{1,128}}$" $http_x_request_id;
+    }}
+
+    # As the client wrote it, without the query string: people put keys there.
+    map $request_uri $path {{
+        "~^(?<before>[^?]*)" $before;
     }}
 
     # LiteLLM instances come and go with new addresses: ask Docker's DNS anew, each second at most.
@@ -198,7 +205,8 @@ def _errors(gateway: Gateway) -> str:
             {"max_body_mib": gateway.max_body_mib, "request_timeout_s": gateway.request_timeout_s}
         )
         body = f'{{"error":{{"message":"{message}","type":"{kind}","param":null,"code":"{status}"}}}}'
-        blocks.append(
-            f"        error_page {status} @{status};\n        location @{status} {{ return {status} '{body}'; }}"
-        )
+        # Not a named location: nginx can't go to one before it has read the request line (400, 414).
+        where = f"/.error/{status}"
+        blocks.append(f"        error_page {status} {where};")
+        blocks.append(f"        location = {where} {{ internal; return {status} '{body}'; }}")
     return "\n".join(blocks)

@@ -1,7 +1,8 @@
-"""One JSON line on stdout for each client request, answered or failed. Prompts, answers and keys are never in it.
+"""Follows each client request through LiteLLM: its retries go elsewhere, and it leaves one JSON line on stdout.
 
-Runs inside LiteLLM with what its image has. LiteLLM tells a callback of every attempt: attempts are only counted, and
-the line is printed when the client has its answer (the one success) or its error (`post_call_failure`).
+Prompts, answers and keys are never in that line. Runs inside LiteLLM with what its image has. LiteLLM tells a callback
+of every attempt: attempts are only counted, and the line is printed when the client has its answer (the one success)
+or its error (`post_call_failure`).
 """
 
 # ruff: noqa: ARG002  (LiteLLM's signatures)
@@ -35,18 +36,34 @@ class RequestLog(CustomLogger):  # type: ignore[misc]
         for name in ("metadata", "litellm_metadata"):
             if isinstance(data.get(name), dict):
                 data[name][MARK] = mark
-        self._open[mark] = {"started": time(), "attempts": 0, "replica": None}
+        self._open[mark] = {"started": time(), "attempts": 0, "replica": None, "tried": set()}
         while len(self._open) > REMEMBERED:
             self._open.popitem(last=False)
         return data
 
     def log_pre_api_call(self, model: str, messages: Any, kwargs: dict[str, Any]) -> None:
-        """An attempt begins. (Failed attempts are not all reported: a retry on the same model group hides the first.)"""
+        """An attempt begins. (LiteLLM does not report every failed attempt: retries hide behind the first.)"""
         params = kwargs.get("litellm_params") or {}
         request = self._open.get(_mark(params))
         if request is not None:
             request["attempts"] += 1
             request["replica"] = (params.get("model_info") or {}).get("id")
+            request["tried"].add(request["replica"])
+
+    async def async_filter_deployments(
+        self,
+        model: str,
+        healthy_deployments: list[dict[str, Any]],
+        messages: Any,
+        request_kwargs: dict[str, Any] | None = None,
+        parent_otel_span: Any = None,
+    ) -> list[dict[str, Any]]:
+        """A retry goes to a replica that has not failed this request, if there is one: LiteLLM picks at random."""
+        request = self._open.get(_mark(request_kwargs or {}))
+        if request is None:
+            return healthy_deployments
+        left = [d for d in healthy_deployments if d["model_info"]["id"] not in request["tried"]]
+        return left or healthy_deployments
 
     async def async_log_success_event(
         self, kwargs: dict[str, Any], response_obj: Any, start_time: Any, end_time: Any
