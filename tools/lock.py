@@ -1,6 +1,6 @@
 """Renews what is locked.
 
-    python -m tools.lock images [--check] [--file FILE]   digests of the version set, from the registries
+    python -m tools.lock images [--check] [--stack STACK | --file FILE]   digests of a version set, from registries
     python -m tools.lock wheels                           images/*/requirements.txt, from their requirements.in
 
 The version set is edited line by line, so that comments and order stay; the result is read again and compared with
@@ -44,6 +44,12 @@ class Finding:
 def newest() -> Path:
     """The version set in force: the newest."""
     return max(VERSIONS.glob("*.yaml"))
+
+
+def of_stack(stack: str) -> Path:
+    """The version set that stack_configs/<stack>.yaml names."""
+    named = yaml.safe_load((VERSIONS.parent / f"{stack}.yaml").read_text())["versions"]
+    return VERSIONS / f"{named}.yaml"
 
 
 def read(path: Path) -> VersionSet:
@@ -138,10 +144,13 @@ def main(argv: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="what", required=True)
     images = commands.add_parser("images", help="resolve the version set's tags to digests at their registries")
     images.add_argument("--check", action="store_true", help="compare only, change nothing")
+    images.add_argument("--stack", help="the version set that this stack names")
     images.add_argument("--file", type=Path, help="the version set (default: the newest)")
     commands.add_parser("wheels", help="resolve the Python packages of the images that we build")
     given = parser.parse_args(argv)
-    return lock_images(given.file or newest(), given.check) if given.what == "images" else lock_wheels()
+    if given.what == "wheels":
+        return lock_wheels()
+    return lock_images(given.file or (of_stack(given.stack) if given.stack else newest()), given.check)
 
 
 if __name__ == "__main__":

@@ -8,10 +8,10 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from images import builder, recipes
 from tools import registry
@@ -121,10 +121,17 @@ def build(wanted: Iterable[str], step: Step) -> None:
             built: dict[str, Future[str]] = {}
             for name in order:
                 built[name] = images.submit(_build_after, name, staged[name], built, step)
-            for future in built.values():
-                future.result()
+            _first_failure_ends_all([*staged.values(), *built.values()], step)
         remove_old(step)
     step.note = f"{len(missing)} built, {len(needed) - len(missing)} there"
+
+
+def _first_failure_ends_all(futures: list[Future[Any]], step: Step) -> None:
+    wait(futures, return_when=FIRST_EXCEPTION)
+    failed = [future for future in futures if future.done() and future.exception()]
+    if failed:
+        step.stop()
+        failed[0].result()
 
 
 def _build_after(name: str, staged: Future[Path], built: dict[str, Future[str]], step: Step) -> str:
