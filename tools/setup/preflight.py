@@ -23,6 +23,7 @@ DISK_READY_GIB = 3
 """With images and caches in place: weights, logs, metrics."""
 CPU_FLAG = "avx2"
 """The least that vLLM's CPU wheel has kernels for."""
+ARCHITECTURES = ("x86_64", "aarch64")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +65,8 @@ def too_small(machine: Machine, *, ready: bool) -> list[str]:
         missing.append(
             f"{machine.disk_free_gib:.0f} GiB of free disk; {need} are needed: `make clean` frees our caches"
         )
+    if machine.arch not in ARCHITECTURES:
+        missing.append(f"a CPU of the kind {machine.arch}; images exist for {' and '.join(ARCHITECTURES)}")
     if machine.arch == "x86_64" and CPU_FLAG not in machine.cpu_flags:
         missing.append(f"a CPU without {CPU_FLAG}, which vLLM needs: use a machine from 2014 or later")
     return missing

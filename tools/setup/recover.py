@@ -29,6 +29,8 @@ KEPT_VOLUME = "-models"
 """The model cache outlives the stack: it may be there without being in state."""
 END_S = 5
 """Seconds that a left-over plugin has to end before it is killed."""
+ORPHAN_S = 30
+"""Seconds that a left-over Pulumi has to save its state."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,7 @@ def recover(stack: str, step: Step, env: Mapping[str, str]) -> None:
             f"bring back the version before: `cp {file}.bak {file}` (older ones are in "
             f"{state.stack_folder('backups')}), then run the same command again",
         ) from error
+    _end_orphans(stack, step, env)
     held = locks(stack)
     plan = decide(held, _alive(held), socket.gethostname(), latest, objects(stack), _began(stack))
     if plan.living:
@@ -161,8 +164,8 @@ def recover(stack: str, step: Step, env: Mapping[str, str]) -> None:
 def noted(stack: str) -> Iterator[None]:
     """Keep a note while a run lasts, and after it when it does not end well: when it began."""
     note = _note(stack)
-    if _began(stack) is None:  # what an earlier run left half-made counts too
-        note.write_text(f"{time.time():.0f}\n")
+    began = _began(stack) or int(time.time())  # what an earlier run left half-made counts too
+    note.write_text(f"{began:.0f} {os.getpid()}\n")
     yield
     note.unlink(missing_ok=True)
 
@@ -230,8 +233,8 @@ def _note(stack: str) -> Path:
 
 def _began(stack: str) -> float | None:
     try:
-        return float(_note(stack).read_text())
-    except (OSError, ValueError):
+        return float(_note(stack).read_text().split()[0])
+    except (OSError, ValueError, IndexError):
         return None
 
 
@@ -251,31 +254,65 @@ def _alive(held: Iterable[Lock]) -> list[int]:
     return [lock.pid for lock in held if runs(lock.pid)]
 
 
+def _end_orphans(stack: str, step: Step, env: Mapping[str, str]) -> None:
+    """End the Pulumi of a `make up` that was itself killed: nobody reads its output any more, and it would go on.
+
+    Ours lead sessions of their own; one that somebody runs by hand does not, and is left alone.
+    """
+    try:
+        maker = int(_note(stack).read_text().split()[1])
+    except (OSError, ValueError, IndexError):
+        return
+    if _runs(maker):
+        return
+    mark = f"PULUMI_BACKEND_URL={env['PULUMI_BACKEND_URL']}".encode()
+    left = [
+        pid
+        for pid in _processes(mark, (b"pulumi",))
+        if _below_pulumi(pid) and os.getsid(pid) == pid and stack.encode() in _words(pid)
+    ]
+    if left:
+        step.say("ending the Pulumi of a run that was killed")
+        _end(left, ORPHAN_S)
+
+
 def _end_leftovers(env: Mapping[str, str]) -> None:
     """End the language host, program and plugins of a killed Pulumi: they live on in groups of their own.
 
     Known by this clone's backend in their environment, and by having no living Pulumi above them.
     """
     mark = f"PULUMI_BACKEND_URL={env['PULUMI_BACKEND_URL']}".encode()
-    left = [pid for pid in _plugins(mark) if not _below_pulumi(pid)]
-    for sent, seconds in ((signal.SIGTERM, END_S), (signal.SIGKILL, 1)):
+    plugins = _processes(mark, (b"pulumi-resource-", b"pulumi-language-"))
+    _end([pid for pid in plugins if not _below_pulumi(pid)], END_S)
+
+
+def _end(pids: Iterable[int], seconds: float) -> None:
+    left = list(pids)
+    for sent, patience in ((signal.SIGTERM, seconds), (signal.SIGKILL, 1.0)):
         for pid in left:
             with contextlib.suppress(OSError):
                 os.kill(pid, sent)
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + patience
         while (left := [pid for pid in left if _runs(pid)]) and time.monotonic() < deadline:
             time.sleep(0.1)
 
 
-def _plugins(mark: bytes) -> list[int]:
+def _processes(mark: bytes, programs: Iterable[bytes]) -> list[int]:
+    """Processes with `mark` in their environment and one of `programs` on their command line."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            words = (process / "cmdline").read_bytes()
-            plugin = b"pulumi-resource-" in words or b"pulumi-language-" in words
-            if plugin and mark in (process / "environ").read_bytes().split(b"\0"):
+            line = (process / "cmdline").read_bytes()
+            if any(name in line for name in programs) and mark in (process / "environ").read_bytes().split(b"\0"):
                 found.append(int(process.name))
     return found
+
+
+def _words(pid: int) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return []
 
 
 def _below_pulumi(pid: int) -> bool:
