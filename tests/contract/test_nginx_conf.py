@@ -1,0 +1,27 @@
+"""`nginx -t` of the real nginx on every kind of nginx.conf that a spec can make."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from planning.gateway.nginx import plan_nginx
+from tests.contract.gateway import gateway_spec
+from tests.docker_run import Sandbox, docker, inspect, need_image
+
+
+@pytest.mark.parametrize(
+    "gateway",
+    [{}, {"max_body_mib": 1, "request_timeout_s": 10}, {"max_body_mib": 1024, "request_timeout_s": 86400}],
+    ids=["default", "smallest", "largest"],
+)
+def test_nginx_accepts_it(gateway: dict[str, Any]) -> None:
+    plan = plan_nginx(gateway_spec(nginx=need_image("nginx"), **gateway))
+    sandbox = Sandbox("nginx-test")
+    try:
+        test = replace(plan, command=("-t", *plan.command), ports=(), health=None, job=True)
+        name = sandbox.run(test)
+        assert inspect(name)["State"]["ExitCode"] == 0, docker("logs", name)
+        assert "[warn]" not in docker("logs", name)
+    finally:
+        sandbox.close()
