@@ -69,8 +69,6 @@ def fetch_job(name: str, model: Model, spec: StackSpec, gpus: tuple[str, ...]) -
         env={
             "DO_NOT_TRACK": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
-            # Plain HTTP downloads go on where they were cut; chunked Xet transfers start the file again.
-            "HF_HUB_DISABLE_XET": "1",
             "HOME": "/tmp",
             "PYTHONUNBUFFERED": "1",
         },

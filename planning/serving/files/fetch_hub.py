@@ -15,7 +15,9 @@ import os
 import shutil
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -25,6 +27,12 @@ REPORT_EVERY_S = 5.0
 ROOM_TO_SPARE = 64 * 1024 * 1024
 """Bytes that must be free beside the download itself."""
 WANTED_SUFFIXES = {".safetensors", ".json", ".jinja", ".model", ".txt", ".tiktoken", ".py"}
+
+
+FILES_AT_ONCE = 4
+PAUSES_S = (1.0, 5.0, 15.0)
+"""Before each new try of a broken download."""
+HTTP: dict[str, Any] = {"follow_redirects": True, "timeout": 30}
 
 
 class FetchError(Exception):
@@ -104,9 +112,39 @@ def verify(folder: Path, files: list[Any]) -> None:
             raise FetchError(f"{file.rfilename} differs from what the hub says; it was removed: run this again")
 
 
+def get(url: str, path: Path, size: int) -> None:
+    """Complete one file. What an earlier run has got of it is kept, and a broken connection is tried again.
+
+    The hub's own client throws a half-fetched file away (huggingface_hub 1.33). Raises what httpx raises.
+    """
+    import httpx  # type: ignore[import-not-found,unused-ignore]
+
+    if path.exists() and path.stat().st_size == size:
+        return
+    part = path.with_name(f"{path.name}.part")
+    part.touch()
+    pauses = iter(PAUSES_S)
+    while (have := part.stat().st_size) != size:
+        # The bytes as they are: a compressed answer could not go on in its middle.
+        headers = {"accept-encoding": "identity"} | ({"range": f"bytes={have}-"} if 0 < have < size else {})
+        try:
+            with httpx.stream("GET", url, headers=headers, **HTTP) as answer:
+                answer.raise_for_status()
+                with part.open("ab" if answer.status_code == 206 else "wb") as file:
+                    for chunk in answer.iter_raw():
+                        file.write(chunk)
+            break
+        except httpx.HTTPError:
+            pause_s = next(pauses, None)
+            if pause_s is None:
+                raise
+            time.sleep(pause_s)
+    part.rename(path)
+
+
 def download(repo: str, revision: str, folder: Path) -> None:
     """Complete `folder`. Raises FetchError, or what the hub's client raises."""
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import HfApi, hf_hub_url
 
     info = HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=30)
     names = set(wanted([s.rfilename for s in info.siblings or []]))
@@ -119,10 +157,11 @@ def download(repo: str, revision: str, folder: Path) -> None:
             f"the disk is too small: {gigabytes(missing)} GB are missing and {gigabytes(free)} GB are free"
         )
     print(f"fetching {repo} at {revision[:12]}: {len(files)} files, {gigabytes(total)} GB", flush=True)
-    with progress(folder, total):
-        snapshot_download(repo, revision=revision, local_dir=folder, allow_patterns=sorted(names), max_workers=4)
+    with progress(folder, total), ThreadPoolExecutor(FILES_AT_ONCE) as pool:
+        urls = {f.rfilename: hf_hub_url(repo, f.rfilename, revision=revision) for f in files}
+        for done in [pool.submit(get, urls[f.rfilename], folder / f.rfilename, f.size or 0) for f in files]:
+            done.result()
     verify(folder, files)
-    shutil.rmtree(folder / ".cache", ignore_errors=True)
     for path in folder.iterdir():
         path.chmod(0o644)  # engines run as other users
     note = folder / f"{NOTE}.new"
