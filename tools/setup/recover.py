@@ -245,13 +245,13 @@ def _docker(*args: str) -> str:
 def _alive(held: Iterable[Lock]) -> list[int]:
     """The locks' processes that run, and are Pulumi: a number can have been given to another program since."""
 
-    def runs(pid: int) -> bool:
+    def is_pulumi(pid: int) -> bool:
         try:
             return "pulumi" in Path(f"/proc/{pid}/comm").read_text()
         except OSError:
             return False
 
-    return [lock.pid for lock in held if runs(lock.pid)]
+    return [lock.pid for lock in held if _runs(lock.pid) and is_pulumi(lock.pid)]
 
 
 def _end_orphans(stack: str, step: Step, env: Mapping[str, str]) -> None:
@@ -327,6 +327,7 @@ def _below_pulumi(pid: int) -> bool:
 
 
 def _runs(pid: int) -> bool:
+    """Whether it runs: one that has ended and that nobody has asked after (state Z) does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:

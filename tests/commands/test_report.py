@@ -1,0 +1,149 @@
+"""`make preview`'s report, read from a recorded `pulumi preview --json --show-sames`.
+
+The recording is of the stack `dev` with one LiteLLM: new images for LiteLLM and vLLM, another random model. Inputs that
+no line of the report uses were cut out of it.
+"""
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tools import report
+
+RECORDED = Path(__file__).parent / "recorded" / "new-images-and-weights.json"
+Step = dict[str, Any]
+
+
+def recorded() -> dict[str, Any]:
+    return dict(json.loads(RECORDED.read_text()))
+
+
+def only(keep: Callable[[Step], bool]) -> dict[str, Any]:
+    """The recording with every step but these unchanged."""
+    preview = recorded()
+    for step in preview["steps"]:
+        if not keep(step) and step["op"] != "same":
+            step["op"] = "same"
+            step["newState"] = copy.deepcopy(step["oldState"])
+    return preview
+
+
+def named(step: Step, *names: str) -> bool:
+    return step["urn"].rsplit("::", 1)[1] in names
+
+
+def twin(preview: dict[str, Any], name: str, new: str, op: str) -> None:
+    """Add a copy of a resource under another name."""
+    for step in [s for s in preview["steps"] if named(s, name)]:
+        text = json.dumps(step).replace(f"::{name}", f"::{new}").replace(f'"{name}"', f'"{new}"')
+        preview["steps"].append({**json.loads(text), "op": op})
+
+
+def line(text: str, start: str) -> str:
+    found = [row for row in text.splitlines() if row.startswith(start)]
+    assert len(found) == 1, text
+    return found[0]
+
+
+def test_says_what_is_replaced_why_and_for_how_long() -> None:
+    said = report.report(recorded(), "dev")
+    assert said.startswith("Preview of `dev`: 6 to replace, 18 unchanged\n")
+    assert "image: inference-stack/litellm:8010acfe9a92 → inference-stack/litellm:72c7d18b4cc2" in said
+    assert "envs: with TORCHDYNAMO_DISABLE=1" in said
+    assert line(said, "Model chat") == (
+        "Model chat: chat-0 restarts, away for about 46 s; running requests may finish first, 50 s at the most."
+    )
+    assert line(said, "Gateway").startswith("Gateway: litellm-0 restarts, away for about 9 s")
+
+
+def test_carriers_of_files_are_told_as_the_lines_that_differ() -> None:
+    said = report.report(recorded(), "dev")
+    assert "carrier" not in said
+    assert "/config/fetch.py:" in said
+    assert "- from safetensors import serialize_file" in said
+    assert "more lines" in said
+
+
+def test_a_models_change_leaves_the_gateway_alone() -> None:
+    said = report.report(only(lambda step: named(step, "chat-0")), "dev")
+    assert line(said, "Gateway") == "Gateway: not touched."
+    assert "chat-0 restarts" in line(said, "Model chat")
+
+
+def test_a_gateways_change_restarts_no_model() -> None:
+    said = report.report(only(lambda step: named(step, "litellm-0")), "dev")
+    assert line(said, "Model chat") == "Model chat: not restarted."
+
+
+def test_with_two_litellm_instances_the_gateway_is_away_for_0_s() -> None:
+    preview = only(lambda step: named(step, "litellm-0"))
+    twin(preview, "litellm-0", "litellm-1", "replace")
+    assert line(report.report(preview, "dev"), "Gateway").startswith(
+        "Gateway: litellm-0, litellm-1 restarts, away for about 0 s; LiteLLM's instances are replaced one at a time"
+    )
+
+
+def test_a_litellm_instance_that_is_only_now_created_does_not_help_yet() -> None:
+    preview = only(lambda step: named(step, "litellm-0"))
+    twin(preview, "litellm-0", "litellm-1", "create")
+    assert "away for about 9 s" in line(report.report(preview, "dev"), "Gateway")
+
+
+def test_a_second_replica_answers_while_the_first_restarts() -> None:
+    preview = only(lambda step: named(step, "chat-0"))
+    twin(preview, "chat-0", "chat-1", "replace")
+    said = line(report.report(preview, "dev"), "Model chat")
+    assert "restart one at a time, about 92 s in all" in said
+    assert said.endswith("The other 1 of 2 replicas answer meanwhile: away for 0 s.")
+
+
+def test_a_stack_that_is_new() -> None:
+    preview = recorded()
+    for step in preview["steps"]:
+        step["op"] = "create"
+        step["newState"] = step.pop("newState", None) or step["oldState"]
+        step.pop("oldState", None)
+    said = report.report(preview, "dev")
+    assert "24 to create, 0 unchanged" in said
+    assert line(said, "Model chat") == "Model chat: new; ready about 45 s after its weights are there."
+
+
+def test_a_model_that_is_taken_out() -> None:
+    preview = only(lambda step: named(step, "chat-0"))
+    for step in preview["steps"]:
+        if named(step, "chat-0"):
+            step["op"] = "delete"
+            step.pop("newState")
+    said = report.report(preview, "dev")
+    assert "  delete   chat-0" in said
+    assert line(said, "Model chat") == "Model chat: goes away."
+
+
+def test_nothing_to_change() -> None:
+    assert report.report(only(lambda step: False), "dev").startswith("Nothing would change in `dev`")  # noqa: ARG005
+
+
+def test_a_changed_flag_is_one_line_with_both_values() -> None:
+    preview = only(lambda step: named(step, "chat-0"))
+    for step in preview["steps"]:
+        if named(step, "chat-0"):
+            step["newState"] = copy.deepcopy(step["oldState"])
+            flags = step["newState"]["inputs"]["command"]
+            flags[flags.index("--max-num-seqs=8")] = "--max-num-seqs=16"
+    said = report.report(preview, "dev")
+    assert "  replace  chat-0  command: --max-num-seqs 8 → 16\n" in said
+
+
+def test_errors_are_told_without_the_language_hosts_traceback() -> None:
+    preview = {
+        "diagnostics": [
+            {"severity": "error", "message": "Traceback …\nKeyboardInterrupt"},
+            {"severity": "error", "message": "preview failed"},
+            {"severity": "error", "message": "stack_configs/dev.yaml:5 models.chat"},
+            {"severity": "warning", "message": "warning: Grafana is left out"},
+        ]
+    }
+    assert report.problems(preview) == ["stack_configs/dev.yaml:5 models.chat"]
+    assert report.warnings(preview) == ["Grafana is left out"]
