@@ -119,7 +119,7 @@ def uv(step: Step) -> list[str]:
     own = paths.VENV / "bin" / "uv"
     found = str(own) if own.exists() else shutil.which("uv")
     if found is None:
-        raise step.fail(f"uv is neither in {paths.VENV} nor on the PATH", "Run `make venv`, which installs it.")
+        raise step.fail(f"uv is neither in {paths.VENV} nor on the PATH", "Run `make dev`, which installs it.")
     return [found]
 
 
