@@ -35,6 +35,8 @@ check: dev ## formatting, lint, types; changes nothing
 	$(PY) -m ruff format --check --quiet .
 	$(PY) -m ruff check --quiet .
 	$(PY) -m mypy
+	@if command -v shellcheck >/dev/null; then shellcheck activate .ci/run; \
+		else echo "skipped: shellcheck is not installed, so activate and .ci/run were not linted"; fi
 
 fix: dev ## what `check` can repair by itself
 	$(PY) -m ruff format .

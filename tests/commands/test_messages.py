@@ -1,0 +1,211 @@
+"""Decisions and words of `make up`: machine, ports, Pulumi's failures, the last screen, the first question."""
+
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tools.setup import chat, choices, preflight, state, up
+from tools.setup.preflight import Machine
+from tools.setup.progress import SetupError, Step
+
+GOOD = Machine(
+    system="Linux", arch="x86_64", cores=2, memory_gib=7.6, disk_free_gib=26, cpu_flags=frozenset({"avx2", "fma"})
+)
+
+
+def test_the_smallest_machine_is_enough() -> None:
+    assert preflight.too_small(GOOD, ready=False) == []
+
+
+def test_all_that_is_missing_is_told_at_once() -> None:
+    bad = replace(GOOD, cores=1, memory_gib=3.9, disk_free_gib=10, cpu_flags=frozenset({"avx"}))
+    missing = "\n".join(preflight.too_small(bad, ready=False))
+    for word in ("1 CPU core", "3.9 GiB of memory", "10 GiB of free disk", "without avx2"):
+        assert word in missing
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [({"system": "Darwin"}, "this is Darwin"), ({"arch": "riscv64"}, "riscv64; images exist for x86_64 and aarch64")],
+)
+def test_other_systems_are_named(change: dict[str, str], says: str) -> None:
+    assert says in preflight.too_small(replace(GOOD, **change), ready=False)[0]  # type: ignore[arg-type]
+
+
+def test_less_disk_is_enough_once_images_are_there() -> None:
+    machine = replace(GOOD, disk_free_gib=4)
+    assert preflight.too_small(machine, ready=True) == []
+    assert preflight.too_small(machine, ready=False) != []
+
+
+def test_a_port_of_our_own_is_not_taken() -> None:
+    ports = {"gateway.port": 8080, "observability.prometheus.port": 9090}
+    assert preflight.taken(ports, [8080, 9090], [9090]) == {"gateway.port": 8080}
+
+
+@pytest.mark.parametrize(
+    ("pulumi_said", "reason", "remedy"),
+    [
+        ("error: getting stack configuration: incorrect passphrase", "does not open", "PULUMI_CONFIG_PASSPHRASE"),
+        ("error: the stack is currently locked by 1 lock(s).", "lock", "make up"),
+        ("error: could not deserialize deployment: snapshot integrity failure", "damaged", "state repair"),
+    ],
+)
+def test_pulumis_failures_in_plain_words(pulumi_said: str, reason: str, remedy: str) -> None:
+    told = state.explained(SetupError("step", pulumi_said, "see the log"))
+    assert reason in told.reason
+    assert remedy in told.remedy
+
+
+def test_other_failures_stay_as_they_are() -> None:
+    error = SetupError("step", "something new", "see the log")
+    assert state.explained(error) is error
+
+
+def test_of_pulumis_output_the_errors_are_told_once() -> None:
+    out = """
+    docker:index:Container (chat-0):
+    error: container is unhealthy
+    error: container is unhealthy
+    pulumi:pulumi:Stack (inference-stack-dev):
+    error: update failed
+    """
+    assert up.pulumi_errors(out) == "error: container is unhealthy"
+
+
+OUTPUTS: dict[str, Any] = {
+    "url": "http://127.0.0.1:8080/v1",
+    "models": ["chat", "small"],
+    "monitoring": {"prometheus": "http://127.0.0.1:9090"},
+    "weights": "hub",
+}
+
+
+def test_the_last_screen_has_the_answer_the_address_the_key_and_a_command_to_try() -> None:
+    said = up.report("dev", OUTPUTS, "It answers\nrequests.", 61.4)
+    for part in (
+        "It answers requests.",
+        "http://127.0.0.1:8080/v1",
+        "chat, small",
+        "make key",
+        "$(make -s key)",
+        "61 s",
+    ):
+        assert part in said
+    assert "gibberish" not in said
+
+
+def test_random_weights_are_called_gibberish() -> None:
+    assert "gibberish by design" in up.report("dev", {**OUTPUTS, "weights": "random"}, "xq zz", 1)
+
+
+def test_commands_of_another_stack_name_it() -> None:
+    assert "make key STACK=test" in up.report("test", OUTPUTS, "", 1)
+
+
+class Gateway(http.server.BaseHTTPRequestHandler):
+    status = 200
+    seen: dict[str, Any]
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        type(self).seen = {"path": self.path, "key": self.headers["Authorization"], **json.loads(body)}
+        answer = {"choices": [{"message": {"content": "Hello."}}], "usage": {"completion_tokens": 3}}
+        self.send_response(self.status)
+        self.end_headers()
+        self.wfile.write(json.dumps(answer).encode() if self.status == 200 else b"no such key")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def gateway() -> Iterator[str]:
+    server = http.server.HTTPServer(("127.0.0.1", 0), Gateway)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/v1"
+    server.shutdown()
+
+
+def test_the_question_goes_through_the_front_door(gateway: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Gateway, "status", 200)
+    assert chat.ask(gateway, "sk-1", "chat") == chat.Answer("Hello.", 3)
+    assert Gateway.seen["path"] == "/v1/chat/completions"
+    assert Gateway.seen["key"] == "Bearer sk-1"
+    assert Gateway.seen["model"] == "chat"
+
+
+def test_a_refusal_is_told_without_the_key(gateway: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Gateway, "status", 401)
+    with pytest.raises(chat.NoAnswer, match="status 401: no such key") as told:
+        chat.ask(gateway, "sk-secret", "chat")
+    assert "sk-secret" not in str(told.value)
+
+
+def test_nobody_there() -> None:
+    with pytest.raises(chat.NoAnswer, match="refused"):
+        chat.ask("http://127.0.0.1:9/v1", "sk-1", "chat")
+
+
+class Recorder:
+    """Stands for `pulumi config set`: what would be on the command line, and what on stdin."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[tuple[str, ...], str | None]] = []
+
+    def __call__(self, _step: Step, _env: dict[str, str], *args: str, stdin: str | None = None) -> str:
+        self.calls.append((args, stdin))
+        return ""
+
+
+NOTHING_YET: dict[str, Any] = {
+    "images": None,
+    "weights": None,
+    "gpus": None,
+    "keys": ["me", "ci"],
+    "key_hashes": {},
+    "repos": ["Qwen/Qwen2.5-0.5B-Instruct"],
+}
+
+
+@pytest.fixture
+def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    made = Recorder()
+    monkeypatch.setattr(state, "pulumi", made)
+    monkeypatch.setattr(choices, "hub_answers", lambda _repos: False)
+    monkeypatch.setattr(choices, "usable_gpus", list)
+    return made
+
+
+def test_all_choices_are_made_on_the_first_run(recorder: Recorder, tmp_path: Any) -> None:
+    step = Step("choices", tmp_path / "log")
+    choices.make("dev", NOTHING_YET, "built", step, {})
+    keys = [args[4].removeprefix("inference-stack:") for args, _ in recorder.calls]
+    assert keys == ["images", "weights", "gpus", "keys.me", "key-hashes.me", "keys.ci", "key-hashes.ci"]
+    assert "weights: random" in step.note
+
+
+def test_keys_are_long_secret_and_never_on_a_command_line_or_in_a_log(recorder: Recorder, tmp_path: Any) -> None:
+    step = Step("choices", tmp_path / "log")
+    choices.make("dev", NOTHING_YET, "built", step, {})
+    made = [(args, value) for args, value in recorder.calls if args[4].startswith("inference-stack:keys.")]
+    values = [value for _, value in made if value]
+    assert len(set(values)) == 2
+    for args, value in made:
+        assert value is not None
+        assert value.startswith("sk-")
+        assert len(value) >= 3 + 43, "256 bits in base64"
+        assert "--secret" in args
+        assert value not in " ".join(args)
+        assert value not in (tmp_path / "log").read_text()
+
+
+def test_what_was_decided_stays_decided(recorder: Recorder, tmp_path: Any) -> None:
+    decided = {"images": "registry", "weights": "hub", "gpus": [], "key_hashes": {"me": "1", "ci": "2"}}
+    choices.make("dev", {**NOTHING_YET, **decided}, "registry", Step("choices", tmp_path / "log"), {})
+    assert recorder.calls == []
