@@ -44,10 +44,10 @@ def test_another_processor(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_disk_too_small_is_told_before_anything_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INFERENCE_STACK_CACHE", str(tmp_path))
-    monkeypatch.setattr(images, "_exists", lambda reference: False)
-    monkeypatch.setattr(builder, "docker", lambda *words: str(tmp_path))
-    monkeypatch.setattr(builder, "stage", lambda recipe, step: pytest.fail(f"fetched for {recipe}"))
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=4 * 2**30))
+    monkeypatch.setattr(images, "_exists", lambda _: False)
+    monkeypatch.setattr(builder, "docker", lambda *_: str(tmp_path))
+    monkeypatch.setattr(builder, "stage", lambda recipe, _: pytest.fail(f"fetched for {recipe}"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=4 * 2**30))
     error = refused(lambda step: images.build(["vllm"], step))
     assert "building 3 images takes 15.9 GiB" in error.reason
     assert "4.0 GiB are free" in error.reason
@@ -69,12 +69,12 @@ def test_an_image_whose_files_vanished_while_they_were_copied(tmp_path: Path, mo
 
 def test_the_first_failure_is_what_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INFERENCE_STACK_CACHE", str(tmp_path))
-    monkeypatch.setattr(images, "_exists", lambda reference: False)
-    monkeypatch.setattr(images, "_check_disk", lambda missing, step: None)
-    monkeypatch.setattr(images, "remove_old", lambda step: pytest.fail("nothing was built"))
-    monkeypatch.setattr(builder, "stage", lambda recipe, step: paths.cache())
+    monkeypatch.setattr(images, "_exists", lambda _: False)
+    monkeypatch.setattr(images, "_check_disk", lambda *_: None)
+    monkeypatch.setattr(images, "remove_old", lambda _: pytest.fail("nothing was built"))
+    monkeypatch.setattr(builder, "stage", lambda *_: paths.cache())
 
-    def build(recipe: str, folder: Path, step: Step) -> str:
+    def build(recipe: str, _: Path, step: Step) -> str:
         if recipe == "base":
             raise step.fail("the mirror is away", "wait")
         return recipe
