@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 from tools.setup import paths, recover, state
 from tools.setup.progress import SetupError, Step, run_step
@@ -16,7 +17,7 @@ IMAGE_LABEL = "inference-stack.image"
 
 def down(stack: str) -> None:
     """Destroy what `up` made; the model cache, config and keys stay."""
-    env = state.environment()
+    env = state.ready()
 
     def destroy(step: Step) -> None:
         recover.recover(stack, step, env)
@@ -30,25 +31,35 @@ def down(stack: str) -> None:
 
 def clean(stack: str) -> None:
     """After `down`: the model cache, images built here, our caches and .venv. Keys and choices stay in .state."""
-    if state.ENGINE_BIN.exists() and state.checkpoint(stack).exists():
+    if recover.resources(stack) or not state.is_local_backend(state.environment()):
         down(stack)
 
     def remove(step: Step) -> None:
         _docker("volume", "rm", f"inference-{stack}-models")
         in_use = set(_docker("ps", "--all", "--format", "{{.Image}}"))
-        images = _docker("image", "ls", "--filter", f"label={IMAGE_LABEL}", "--format", "{{.Repository}}:{{.Tag}}")
+        label = f"label={IMAGE_LABEL}"
+        images = _docker("image", "ls", "--filter", label, "--format", "{{.Repository}}:{{.Tag}}")
+        images = [image for image in images if "<none>" not in image]
         kept = [image for image in images if image in in_use]
         for image in images:
             if image not in in_use:
                 step.say(f"removing {image}")
                 _docker("image", "rm", image)
-        shutil.rmtree(paths.cache(), ignore_errors=True)
+        _docker("image", "prune", "--force", "--filter", label)
+        _remove(paths.cache())
         if not paths.VENV.is_symlink():
-            shutil.rmtree(paths.VENV, ignore_errors=True)
+            _remove(paths.VENV)
         step.note = f"kept because containers use them: {', '.join(kept)}" if kept else ""
 
     run_step("Images and caches", remove)
     print("Kept: keys, passphrase and choices in .state (delete that folder to forget them).")
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder of ours; Go writes its own read-only."""
+    if folder.exists():
+        subprocess.run(["chmod", "-R", "u+w", folder], check=False)
+        shutil.rmtree(folder)
 
 
 def logs(stack: str, service: str) -> None:
@@ -70,7 +81,7 @@ def _hint(stack: str) -> str:
 
 def key(stack: str, name: str) -> None:
     """Print one API key: the only command that does."""
-    keys: dict[str, str] = json.loads(secret_keys(stack, state.environment()))
+    keys: dict[str, str] = json.loads(secret_keys(stack, state.ready()))
     if name and name not in keys:
         raise SetupError("key", f"there is no key {name}", f"one of: {', '.join(keys)}")
     sys.stdout.write(f"{keys[name or next(iter(keys))]}\n")

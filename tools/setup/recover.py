@@ -216,6 +216,14 @@ def _seconds(stamp: str) -> float:
     return datetime.fromisoformat(stamp[:19] + (zone or "+00:00")).timestamp()
 
 
+def resources(stack: str) -> bool:
+    """Whether this clone's backend holds resources of the stack; a damaged state counts as yes."""
+    try:
+        return bool(_latest(stack).get("resources"))
+    except Damaged:
+        return True
+
+
 def _latest(stack: str) -> dict[str, Any]:
     """The latest deployment in the state file; empty where there is none yet. Raises Damaged."""
     file = state.checkpoint(stack)

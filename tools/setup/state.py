@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,14 @@ def environment() -> dict[str, str]:
         ["sh", "-c", ". ./activate && env -0"], cwd=paths.REPO, capture_output=True, text=True, check=True
     )
     return dict(item.split("=", 1) for item in shell.stdout.split("\0") if "=" in item)
+
+
+def ready() -> dict[str, str]:
+    """`environment()`, once it is known that Pulumi is there. Raises SetupError."""
+    env = environment()
+    if not shutil.which("pulumi", path=env["PATH"]):
+        raise SetupError("Pulumi", "it is not here (yet, or any more)", "`make dev` gets it; `make up` does so too")
+    return env
 
 
 def is_local_backend(env: dict[str, str]) -> bool:
