@@ -40,10 +40,10 @@ def slugs(page: Path) -> set[str]:
 
 
 def commands(text: str) -> Iterator[str]:
-    """`make X` in code spans and code blocks."""
+    """`make X` in code spans and code blocks: where a line begins, after a variable, and in `$(…)`."""
     code = [*re.findall(r"^ *```.*?^ *```", text, re.MULTILINE | re.DOTALL), *INLINE.findall(without_code(text))]
     for part in code:
-        yield from re.findall(r"(?:^|[\s(`])make (?:-s )?([a-z][a-z-]*)", part)
+        yield from re.findall(r"(?:^|\$\() *(?:[A-Z_]+=\S+ )?make (?:-s )?([a-z][a-z-]*)", part, re.MULTILINE)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
@@ -91,6 +91,34 @@ def test_every_path_exists(page: Path) -> None:
         if not (ROOT / span).exists():
             wrong.append(span)
     assert wrong == []
+
+
+def told() -> str:
+    """Every text in our sources, with strings that go on over lines joined."""
+    folders = ("components", "images", "planning", "stack_configs", "tools")
+    sources = "\n".join(path.read_text() for folder in folders for path in (ROOT / folder).rglob("*.py"))
+    return re.sub(r'"\s*\n\s*(\+ )?\(?f?"', "", sources)
+
+
+OTHERS_WORDS = {
+    "`docker pull …` ended with status",
+    "vllm serve: error: argument",
+    "vLLM starts again and again",
+    "A service is missing, and `make up` changes nothing",
+    "401, 403, 429",
+    "404",
+    "502, 503",
+}
+"""Headings of troubleshooting that are no message of ours, or are put together from too small pieces."""
+
+
+def test_headings_of_troubleshooting_are_messages_that_exist() -> None:
+    """Between `…` a heading has our words as the sources have them."""
+    headings = re.findall(r"^### (.+)$", (ROOT / "docs/troubleshooting.md").read_text(), re.MULTILINE)
+    assert set(headings) >= OTHERS_WORDS
+    sources = told()
+    pieces = [(h, piece.strip()) for h in headings if h not in OTHERS_WORDS for piece in h.split("…")]
+    assert [(heading, piece) for heading, piece in pieces if piece not in sources] == []
 
 
 def test_the_reference_is_current(capsys: pytest.CaptureFixture[str]) -> None:
