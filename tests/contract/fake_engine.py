@@ -50,7 +50,7 @@ class Engine(BaseHTTPRequestHandler):
             usage = {"prompt_tokens": 3, "total_tokens": 3}
             return self.reply(200, {"object": "list", "data": data, "model": body["model"], "usage": usage})
         text = body["messages"][-1]["content"] if "messages" in body else body["prompt"]
-        wants = dict(re.findall(r"(\w+)=([\d.]+)", text))
+        wants = dict(re.findall(r"(tokens|delay)=([\d.]+)", text))
         tokens, delay = int(wants.get("tokens", 3)), float(wants.get("delay", 0))
         if body.get("stream"):
             return self.stream(body, tokens, delay)
