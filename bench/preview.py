@@ -1,0 +1,152 @@
+"""What our program costs on top of Pulumi itself: preview and no-op `up` against a flat program.
+
+    make up && .venv/bin/python -m bench.preview
+
+The floor is a program without components, schema and plans, that registers the same resources of the same types with
+the same inputs (taken from the stack's state), against the same plugin, in the same run, in turns. Goal: ratio ≤ 1.15.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+REPO = Path(__file__).resolve().parent.parent
+FLAT = """
+import json
+import pulumi
+import pulumi_docker  # as any program with these types does
+made = {}
+for r in json.load(open("resources.json")):
+    opts = pulumi.ResourceOptions(
+        depends_on=[made[d] for d in r["depends_on"]],
+        delete_before_replace=r["delete_before_replace"],
+        retain_on_delete=r["retain"],
+    )
+    made[r["key"]] = pulumi.CustomResource(r["type"], r["name"], r["inputs"], opts)
+"""
+
+
+def activated() -> dict[str, str]:
+    shell = subprocess.run(["sh", "-c", ". ./activate && env -0"], cwd=REPO, capture_output=True, text=True, check=True)
+    return dict(item.split("=", 1) for item in shell.stdout.split("\0") if "=" in item)
+
+
+def pulumi(folder: Path, env: dict[str, str], *args: str, stdin: str | None = None) -> str:
+    done = subprocess.run(
+        ["pulumi", *args, "--non-interactive"],
+        cwd=folder,
+        env=env,
+        capture_output=True,
+        text=True,
+        input=stdin,
+        check=False,
+    )
+    if done.returncode != 0:
+        sys.exit(f"pulumi {' '.join(args)} failed:\n{done.stdout[-3000:]}{done.stderr[-2000:]}")
+    return done.stdout
+
+
+def plain(urn: str, project: str) -> str:
+    """The URN without the types of its parents, in the flat project."""
+    head, _, types, name = urn.split("::", 3)
+    return f"{head}::{project}::{types.rsplit('$', 1)[-1]}::{name}"
+
+
+def flatten(deployment: dict[str, Any], project: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The state of the flat program, and what it registers."""
+    resources = deployment["deployment"]["resources"]
+    components = {r["urn"] for r in resources if not r.get("custom")}
+    stack = next(r for r in resources if r["type"] == "pulumi:pulumi:Stack")
+    stack_urn = plain(stack["urn"], project).rsplit("::", 1)[0] + f"::{project}-flat"
+    kept: list[dict[str, Any]] = [{"urn": stack_urn, "custom": False, "type": "pulumi:pulumi:Stack"}]
+    registered: list[dict[str, Any]] = []
+    for r in resources:
+        if r["urn"] in components:
+            continue
+        r = {**r, "urn": plain(r["urn"], project)}
+        if r["type"].startswith("pulumi:providers:"):
+            kept.append(r)
+            continue
+        r["parent"] = stack_urn
+        r["provider"] = plain(r["provider"].rsplit("::", 1)[0], project) + "::" + r["provider"].rsplit("::", 1)[1]
+        deps = [plain(d, project) for d in r.get("dependencies", []) if d not in components]
+        r["dependencies"] = deps
+        r.pop("propertyDependencies", None)
+        kept.append(r)
+        inputs = {k: v for k, v in r["inputs"].items() if k not in ("__defaults",)}
+        registered.append(
+            {
+                "key": r["urn"],
+                "type": r["type"],
+                "name": r["urn"].rsplit("::", 1)[1],
+                "inputs": undefaulted(inputs),
+                "depends_on": deps,
+                "delete_before_replace": r["type"].endswith(":Container"),
+                "retain": bool(r.get("retainOnDelete")),
+            }
+        )
+    flat = {**deployment, "deployment": {**deployment["deployment"], "resources": kept}}
+    return json.loads(json.dumps(flat).replace("::dev::", "::flat::").replace("urn:pulumi:dev", "urn:pulumi:flat")), [
+        json.loads(json.dumps(r).replace("urn:pulumi:dev", "urn:pulumi:flat")) for r in registered
+    ]
+
+
+def undefaulted(value: Any) -> Any:
+    """Without the plugin's own notes on which inputs were defaults."""
+    if isinstance(value, dict):
+        return {k: undefaulted(v) for k, v in value.items() if k != "__defaults"}
+    return [undefaulted(v) for v in value] if isinstance(value, list) else value
+
+
+def timed(folder: Path, env: dict[str, str], *args: str) -> float:
+    start = time.perf_counter()
+    pulumi(folder, env, *args)
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=7)
+    parser.add_argument("--stack", default="dev")
+    args = parser.parse_args()
+    env = activated()
+    scratch = Path(tempfile.mkdtemp(prefix="flat-"))
+    try:
+        exported = json.loads(pulumi(REPO, env, "stack", "export", "-s", args.stack))
+        exported = json.loads(json.dumps(exported).replace(f"urn:pulumi:{args.stack}::", "urn:pulumi:dev::"))
+        state, registered = flatten(exported, "flat")
+        (scratch / "Pulumi.yaml").write_text("name: flat\nruntime: python\n")
+        (scratch / "__main__.py").write_text(FLAT)
+        (scratch / "resources.json").write_text(json.dumps(registered))
+        flat_env = {**env, "PULUMI_BACKEND_URL": f"file://{scratch}", "PULUMI_CONFIG_PASSPHRASE": "bench"}
+        flat_env.pop("PULUMI_CONFIG_PASSPHRASE_FILE", None)
+        pulumi(scratch, flat_env, "stack", "init", "flat")
+        state["deployment"].pop("secrets_providers", None)
+        pulumi(scratch, flat_env, "stack", "import", stdin=json.dumps(state))
+        said = pulumi(scratch, flat_env, "preview", "-s", "flat")
+        if f"{len(registered) + 1} unchanged" not in said:
+            sys.exit(f"the flat program is not the same:\n{said}")
+        for name, command in (("preview", ["preview"]), ("no-op up", ["up", "--yes", "--skip-preview"])):
+            ours, floor = [], []
+            for _ in range(args.runs):
+                ours.append(timed(REPO, env, *command, "-s", args.stack))
+                floor.append(timed(scratch, flat_env, *command, "-s", "flat"))
+            ratio = statistics.median(a / b for a, b in zip(ours, floor, strict=True))
+            print(
+                f"{name:<9} ours {statistics.median(ours):.2f} s, flat {statistics.median(floor):.2f} s, "
+                f"ratio {ratio:.2f} (median of {args.runs} pairs; {len(registered)} resources, {os.cpu_count()} cores)"
+            )
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
