@@ -216,7 +216,8 @@ def test_a_client_that_leaves_stops_the_engine(gateway: RunningGateway) -> None:
             ).encode()
             wire.sendall(
                 b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-                + f"Authorization: Bearer {KEYS['me']}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+                + f"Authorization: Bearer {KEYS['me']}\r\nX-Request-Id: left-{number}\r\n".encode()
+                + f"Content-Length: {len(body)}\r\n\r\n".encode()
                 + body
             )
             if stream:
@@ -226,6 +227,8 @@ def test_a_client_that_leaves_stops_the_engine(gateway: RunningGateway) -> None:
         while gateway.fake("/seen")["cut"] < number and time.monotonic() < deadline:
             time.sleep(0.1)
         assert gateway.fake("/seen")["cut"] == number, f"stream={stream}: the engine went on"
+        (line,) = gateway.lines(f"left-{number}")
+        assert line["status"] == (200 if stream else 499)
 
 
 @pytest.mark.parametrize("path", NOT_ALLOWED)
