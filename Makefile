@@ -5,7 +5,7 @@ SETUP = $(PYTHON) -m tools.setup
 PY = .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help up down clean preview logs key dev check fix unit test test-all golden docs lock bench
+.PHONY: help up down clean preview logs key dev parts check fix unit test test-all golden docs lock bench
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,8 +28,11 @@ logs: ## how the services are; SERVICE=chat-0 for one's last lines
 key: ## print the API key (ID=me)
 	@$(SETUP) key --stack $(STACK) $(ID)
 
-dev: ## the development environment and Pulumi, without running anything
+dev: ## the development environment
 	@$(SETUP) dev
+
+parts: dev ## Docker, Pulumi and images, without running anything
+	@$(SETUP) parts
 
 check: dev ## formatting, lint, types; changes nothing
 	$(PY) -m ruff format --check --quiet .
@@ -45,10 +48,10 @@ fix: dev ## what `check` can repair by itself
 unit: dev ## tests that need no Docker (under a minute)
 	$(PY) -m pytest tests/unit tests/config_cases tests/golden tests/commands -m "not campaign"
 
-test: check ## every test: unit, contract, and a real deployment
+test: parts check ## every test: unit, contract, and a real deployment
 	$(PY) -m pytest tests -m "not campaign"
 
-test-all: check ## test, and the campaigns that take long
+test-all: parts check ## test, and the campaigns that take long
 	$(PY) -m pytest tests
 
 golden: dev ## write tests/golden anew; review the diff

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 
-from tools.setup import down, engine, paths, state, venv
+from tools.setup import down, paths, state, venv
 from tools.setup.progress import SetupError, run_step
-from tools.setup.up import up
+from tools.setup.up import parts, up
 
 
 def main() -> int:
@@ -24,7 +24,8 @@ def main() -> int:
         command.add_argument("--stack", default="dev")
         if name in ("logs", "key"):
             command.add_argument("name", nargs="?", default="")
-    commands.add_parser("dev", help="the development environment and Pulumi, for tests")
+    commands.add_parser("dev", help="the development environment")
+    commands.add_parser("parts", help="Docker, Pulumi and the images of the dev stack, for tests; runs nothing")
     commands.add_parser("lock", help="write requirements*.txt anew from pyproject.toml")
     args = parser.parse_args()
     try:
@@ -41,9 +42,10 @@ def main() -> int:
                 down.key(args.stack, args.name)
             case "lock":
                 venv.lock()
+            case "parts":
+                state.prepare(parts("dev")[2])
             case _:
                 run_step("Python packages", lambda step: venv.ensure(step, dev=True))
-                state.prepare(run_step("Pulumi", engine.ensure))
     except SetupError as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
