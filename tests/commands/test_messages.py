@@ -67,23 +67,33 @@ def test_other_failures_stay_as_they_are() -> None:
     assert state.explained(error) is error
 
 
-def test_of_pulumis_output_the_errors_are_told_once() -> None:
-    out = """
-    docker:index:Container (chat-0):
+def test_of_pulumis_output_the_errors_are_told_once_and_whole() -> None:
+    out = """\
+ +  docker:index:Container chat-0 **creating failed** error: container is unhealthy
+Diagnostics:
+  docker:index:Container (chat-0):
     error: container is unhealthy
     error: container is unhealthy
-    pulumi:pulumi:Stack (inference-stack-dev):
+
+  pulumi:pulumi:Stack (inference-stack-dev):
+    warning: Grafana is left out
+    error: the stack's description can't be used:
+    stack_configs/dev.yaml:16  models.chat.max_num_sequences
+        is not a setting
+    error: an unhandled error occurred: program exited with non-zero exit code: 1
     error: update failed
-    """
-    assert up.pulumi_errors(out) == "error: container is unhealthy"
 
+    Traceback (most recent call last):
+      File "pulumi-language-python-exec", line 197, in <module>
+    KeyboardInterrupt
 
-OUTPUTS: dict[str, Any] = {
-    "url": "http://127.0.0.1:8080/v1",
-    "models": ["chat", "small"],
-    "monitoring": {"prometheus": "http://127.0.0.1:9090"},
-    "weights": "hub",
-}
+Outputs:
+    error: not an error
+"""
+    assert up.pulumi_errors("\n" + out) == (
+        "error: container is unhealthy\nerror: the stack's description can't be used:\n"
+        "stack_configs/dev.yaml:16  models.chat.max_num_sequences\n    is not a setting"
+    )
 
 
 def test_the_last_screen_has_the_answer_the_address_the_key_and_a_command_to_try() -> None:

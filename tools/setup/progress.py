@@ -152,12 +152,16 @@ class Step:
             raise self.fail(f"`{' '.join(words[:4])}` ended with status {status}:\n{tail}", remedy)
         return "".join(output)
 
-    def stop(self) -> None:
-        """End the step's commands: another step failed, or the user interrupted."""
-        self.stopping.set()
+    def interrupt(self) -> None:
+        """Ask the step's commands to end; the step then fails as if they had failed by themselves."""
         with self._lock:
             for child in self._children:
                 _end(child)
+
+    def stop(self) -> None:
+        """End the step's commands: another step failed, or the user interrupted."""
+        self.stopping.set()
+        self.interrupt()
 
     def close(self) -> None:
         with self._lock:

@@ -25,6 +25,7 @@ from tools.setup.progress import Step
 
 STACK_LABEL = "inference-stack.stack"
 JOB_LABEL = "inference-stack.job"
+CONTAINER_TYPE = "docker:index/container:Container"
 KEPT_VOLUME = "-models"
 """The model cache outlives the stack: it may be there without being in state."""
 END_S = 5
@@ -66,6 +67,8 @@ class Plan:
     remove: tuple[Found, ...] = ()
     foreign: tuple[Found, ...] = ()
     """Another clone's objects of a stack with the same name: the next run would fail on their names."""
+    gone: tuple[str, ...] = ()
+    """Containers that are in the state and that somebody removed."""
     refresh: bool = False
 
 
@@ -100,6 +103,8 @@ def decide(
     def own(found: Found) -> bool:
         return found.name in half_made or (began is not None and found.created >= began)
 
+    there = {o.ident for o in objects}
+    gone = [r for r in latest.get("resources") or [] if r.get("type") == CONTAINER_TYPE and r.get("id") not in there]
     unknown = [o for o in objects if o.ident not in managed and o.name not in managed]
     stray = [o for o in unknown if own(o)]
     failed = [o for o in objects if o.failed_job and o not in unknown]
@@ -110,7 +115,8 @@ def decide(
         cancel=bool(dead),
         remove=tuple(remove),
         foreign=tuple(foreign),
-        refresh=bool(dead or pending or remove),
+        gone=tuple(str(r["inputs"].get("name")) for r in gone),
+        refresh=bool(dead or pending or remove or gone),
     )
 
 
@@ -150,7 +156,11 @@ def recover(stack: str, step: Step, env: Mapping[str, str]) -> None:
     if plan.refresh:
         step.say("comparing the state with Docker")
         state.pulumi(step, dict(env), "refresh", "--yes", "--clear-pending-creates", "--skip-preview", "-s", stack)
-        step.note = f"an earlier run was cut off: {len(plan.remove)} left-over objects removed, state refreshed"
+        step.note = (
+            f"an earlier run was cut off: {len(plan.remove)} left-over objects removed, state refreshed"
+            if plan.cancel or plan.remove or not plan.gone
+            else f"state refreshed, since somebody removed {', '.join(plan.gone)}"
+        )
     if plan.foreign:
         names = ", ".join(found.name for found in plan.foreign[:4]) + (" …" if len(plan.foreign) > 4 else "")
         raise step.fail(

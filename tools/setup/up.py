@@ -16,13 +16,15 @@ from tools.setup import chat, choices, docker, engine, images, paths, preflight,
 from tools.setup.progress import SetupError, Step, Stopped, run_step, run_steps
 
 LAST_LINES = 15
+DEATHS = 3
+"""A container that died this often since its start won't get well by itself."""
 
 
 def up(stack: str) -> None:
     """Run everything. Raises SetupError; a second run goes on from what is done."""
     started = time.monotonic()
     run_step("This machine", preflight.check_machine)
-    wanted, way, found = _parts(stack)
+    wanted, way, found = parts(stack)
     state.prepare(found)
     env = state.environment()
 
@@ -40,7 +42,7 @@ def up(stack: str) -> None:
     print(report(stack, outputs, answer, time.monotonic() - started))
 
 
-def _parts(stack: str) -> tuple[dict[str, Any], str, engine.Engine]:
+def parts(stack: str) -> tuple[dict[str, Any], str, engine.Engine]:
     """Python, Docker, Pulumi and images, side by side as far as one doesn't need the other."""
     python_ready, docker_ready = threading.Event(), threading.Event()
     answer: dict[str, Any] = {}
@@ -86,6 +88,7 @@ def _parts(stack: str) -> tuple[dict[str, Any], str, engine.Engine]:
 def _pulumi_up(stack: str, step: Step, env: dict[str, str]) -> None:
     """The deployment itself; while it waits for a container, that container's last line is the status."""
     waiting: dict[str, float] = {}
+    dead: list[str] = []
     ended = threading.Event()
 
     def show(line: str) -> str | None:
@@ -99,9 +102,17 @@ def _pulumi_up(stack: str, step: Step, env: dict[str, str]) -> None:
 
     def watch() -> None:
         while not ended.wait(2):
-            for name, since in list(waiting.items())[-1:]:
-                last = _logs(f"inference-{stack}-{name}", 1)
-                step.status = f"{name} for {time.monotonic() - since:.0f} s: {last}"
+            for name, since in list(waiting.items()):
+                container = f"inference-{stack}-{name}"
+                step.status = f"{name} for {time.monotonic() - since:.0f} s: {_logs(container, 1)}"
+                if _restarts(container) >= DEATHS and not dead:
+                    # Pulumi waits for it until its time is up, which is long for a model, and a signal doesn't
+                    # shorten that (seen). Once the container is gone, its create fails at once.
+                    step.say(f"{name} has died {DEATHS} times since its start: stopping here")
+                    dead.append(f"{name} has died {DEATHS} times since its start; its last lines:")
+                    dead.append(_logs(container, LAST_LINES))
+                    step.interrupt()
+                    subprocess.run(["docker", "rm", "--force", container], capture_output=True, check=False)
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -111,7 +122,10 @@ def _pulumi_up(stack: str, step: Step, env: dict[str, str]) -> None:
         with recover.noted(stack):
             out = step.run(argv, cwd=paths.REPO, env=env, show=show, remedy=remedy)
     except SetupError as error:
-        raise _with_logs(stack, state.explained(error)) from error
+        told = _with_logs(stack, state.explained(error))
+        if dead:
+            told = SetupError(told.step, "\n".join([*dead, told.reason]), told.remedy, told.log)
+        raise told from error
     finally:
         ended.set()
     counts = re.findall(r"^ +([+~-]{1,2}-? ?\d+ \w+|\d+ unchanged)$", out, re.MULTILINE)
@@ -127,7 +141,8 @@ def _with_logs(stack: str, error: SetupError) -> SetupError:
         text=True,
         check=False,
     ).stdout.splitlines()
-    lines = [pulumi_errors(error.reason)]
+    output = error.log.read_text(errors="replace") if error.log and error.log.exists() else error.reason
+    lines = [pulumi_errors(output) if "\nDiagnostics:\n" in output else error.reason]
     for name, status in (row.split("\t") for row in rows):
         sick = "unhealthy" in status or "Restarting" in status or "starting" in status
         failed = status.startswith("Exited") and not status.startswith("Exited (0)")
@@ -137,10 +152,31 @@ def _with_logs(stack: str, error: SetupError) -> SetupError:
 
 
 def pulumi_errors(output: str) -> str:
-    """The lines that say what went wrong; Pulumi repeats itself and adds a traceback."""
-    errors = [line.strip() for line in output.splitlines() if "error:" in line]
-    told = [line for line in errors if "an unhandled error occurred" not in line and "update failed" not in line]
-    return "\n".join(dict.fromkeys(told)) or output
+    """What went wrong, from Pulumi's whole output: the errors under "Diagnostics", with all of their lines.
+
+    Left out: warnings, tracebacks, and the two errors that only say that there was one.
+    """
+    told: list[list[str]] = []
+    keep = False
+    _, _, diagnostics = output.partition("\nDiagnostics:\n")
+    for line in diagnostics.splitlines():
+        if line and not line.startswith(" "):  # the next part: Outputs, Resources
+            break
+        text = line.strip()
+        is_error = text.startswith("error:")
+        if is_error or text.startswith(("warning:", "Traceback")) or re.match(r"  \S", line):
+            keep = is_error and "an unhandled error occurred" not in text and "update failed" not in text
+            if keep:
+                told.append([])
+        if keep and text:
+            told[-1].append(line.removeprefix("    ").rstrip())
+    return "\n".join(dict.fromkeys("\n".join(message) for message in told)) or output
+
+
+def _restarts(container: str) -> int:
+    argv = ["docker", "inspect", "--format", "{{.RestartCount}}", container]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    return int(done.stdout) if done.returncode == 0 else 0
 
 
 def _logs(container: str, lines: int) -> str:
