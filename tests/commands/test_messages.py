@@ -96,6 +96,14 @@ Outputs:
     )
 
 
+OUTPUTS: dict[str, Any] = {
+    "url": "http://127.0.0.1:8080/v1",
+    "models": ["chat", "small"],
+    "monitoring": {"prometheus": "http://127.0.0.1:9090"},
+    "weights": "hub",
+}
+
+
 def test_the_last_screen_has_the_answer_the_address_the_key_and_a_command_to_try() -> None:
     said = up.report("dev", OUTPUTS, "It answers\nrequests.", 61.4)
     for part in (
