@@ -48,10 +48,10 @@ fix: dev ## what `check` can repair by itself
 unit: dev ## tests that need no Docker (under a minute)
 	$(PY) -m pytest tests/unit tests/config_cases tests/golden tests/commands -m "not campaign"
 
-test: parts check ## every test: unit, contract, and a real deployment
+test: check parts ## every test: unit, contract, and a real deployment
 	$(PY) -m pytest tests -m "not campaign"
 
-test-all: parts check ## test, and the campaigns that take long
+test-all: check parts ## test, and the campaigns that take long
 	$(PY) -m pytest tests
 
 golden: dev ## write tests/golden anew; review the diff
