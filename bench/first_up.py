@@ -19,9 +19,8 @@ def main() -> None:
     end = max(step["started"] + step["seconds"] for step in steps)
     whole = end - begin
     for step in sorted(steps, key=lambda s: s["started"]):
-        print(
-            f"{step['started'] - begin:7.1f} s  +{step['seconds']:6.1f} s  {step['seconds'] / whole:4.0%}  {step['step']}"
-        )
+        begun, lasted = step["started"] - begin, step["seconds"]
+        print(f"{begun:7.1f} s  +{lasted:6.1f} s  {lasted / whole:4.0%}  {step['step']}")
     chain, at = [], end
     for step in sorted(steps, key=lambda s: s["started"] + s["seconds"], reverse=True):
         if step["started"] + step["seconds"] <= at + 0.5:
