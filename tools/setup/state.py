@@ -42,7 +42,7 @@ def ready() -> dict[str, str]:
     """`environment()`, once it is known that Pulumi is there. Raises SetupError."""
     env = environment()
     if not shutil.which("pulumi", path=env["PATH"]):
-        raise SetupError("Pulumi", "it is not here (yet, or any more)", "`make dev` gets it; `make up` does so too")
+        raise SetupError("Pulumi", "it is not here (yet, or any more)", "`make parts` gets it; `make up` does so too")
     return env
 
 
