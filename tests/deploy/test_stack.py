@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import threading
 import time
 import urllib.error
 import urllib.parse
@@ -256,7 +257,49 @@ def test_an_up_that_was_killed_is_finished_by_the_next(clone: Clone) -> None:
     assert say(clone.key())
 
 
-def test_a_second_model_is_one_more_block(clone: Clone) -> None:
+class Load:
+    """Clients that ask without a pause, plain and streaming in turns, until they are told to stop."""
+
+    def __init__(self, key: str, clients: int = 3) -> None:
+        self.key = key
+        self.answered = 0
+        self.failed: list[str] = []
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._ask, daemon=True) for _ in range(clients)]
+
+    def __enter__(self) -> "Load":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(120)
+
+    def _ask(self) -> None:
+        while not self._stop.is_set():
+            try:
+                say(self.key, tokens=4)
+                stream = client(self.key).chat.completions.create(
+                    model="chat", max_tokens=16, stream=True, messages=[{"role": "user", "content": "Hello"}]
+                )
+                assert list(stream)
+                self.answered += 2
+            except Exception as error:
+                self.failed.append(f"{type(error).__name__}: {error}")
+
+
+def test_a_second_litellm_starts_beside_the_first(clone: Clone) -> None:
+    clone.edit(r"instances: 1", "instances: 2")
+    clone.edit(r"rpm: \d+", "rpm: 100000")
+    clone.setup("up")
+    assert {f"inference-{STACK}-litellm-{i}" for i in (0, 1)} <= set(container_ids())
+    assert say(clone.key())
+
+
+def test_a_second_model_is_one_more_block_and_fails_no_request(clone: Clone) -> None:
+    """The gateway learns of the model, so both LiteLLM instances are replaced, one at a time, under load."""
     before = container_ids()
     clone.edit(
         r"^gateway:$",
@@ -264,11 +307,18 @@ def test_a_second_model_is_one_more_block(clone: Clone) -> None:
         "      revision: 12fd25f77366fa6b3b4b768ec3050bf629380bac\n    replicas:\n      - host: local\n"
         "    max_model_len: 1024\n    memory_mib: 3072\n\ngateway:",
     )
-    clone.setup("up")
     key = clone.key()
+    with Load(key) as load:
+        clone.setup("up")
+    assert load.failed == []
+    assert load.answered > 20
+    after = container_ids()
+    assert after[CHAT] == before[CHAT]
+    for index in (0, 1):
+        name = f"inference-{STACK}-litellm-{index}"
+        assert after[name] != before[name]
     assert say(key, "small")
     assert say(key, "chat")
-    assert container_ids()[CHAT] == before[CHAT]
     assert sorted(model.id for model in client(key).models.list()) == ["chat", "small"]
 
 
