@@ -142,7 +142,9 @@ def _environment() -> dict[str, str]:
     """This process's, less what would let the clone use another clone's state."""
     mine = {key: value for key, value in os.environ.items() if not key.startswith("PULUMI_")}
     mine["PATH"] = os.pathsep.join(p for p in mine["PATH"].split(os.pathsep) if "inference-stack" not in p)
-    mine.pop("VIRTUAL_ENV", None)
+    # Of the `make test` around us: a make that knows it is a child prints what folder it is in, here into the key.
+    for name in ("VIRTUAL_ENV", "MAKEFLAGS", "MFLAGS", "MAKELEVEL"):
+        mine.pop(name, None)
     mine["PYTHONDONTWRITEBYTECODE"] = "1"
     return mine
 
