@@ -261,6 +261,7 @@ def main() -> int:
         "--from", dest="recorded", type=Path, help="a file that `pulumi preview --json --show-sames` wrote"
     )
     args = parser.parse_args()
+    status, said = 0, ""
     if args.recorded:
         preview = json.loads(args.recorded.read_text())
     else:
@@ -270,14 +271,17 @@ def main() -> int:
         except FileNotFoundError:
             print("there is no `pulumi` here yet: run `make up` first", file=sys.stderr)
             return 1
+        status, said = done.returncode, done.stderr.strip()
         try:
             preview = json.loads(done.stdout)
         except ValueError:
-            print(done.stderr.strip() or done.stdout.strip(), file=sys.stderr)
-            return 1
-    if told := problems(preview):
-        print("\n".join(told), file=sys.stderr)
-        return 1
+            print(said or done.stdout.strip(), file=sys.stderr)
+            return status or 1
+    told = problems(preview)
+    if told or status:
+        # Half a preview would read as a whole one, so none of it is shown.
+        print("\n".join(told) or said or f"pulumi preview ended with status {status}", file=sys.stderr)
+        return status or 1
     for warning in warnings(preview):
         print(f"warning: {warning}")
     print(report(preview, args.stack))

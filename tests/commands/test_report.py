@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tools import report
 
 RECORDED = Path(__file__).parent / "recorded" / "new-images-and-weights.json"
@@ -147,3 +149,36 @@ def test_errors_are_told_without_the_language_hosts_traceback() -> None:
     }
     assert report.problems(preview) == ["stack_configs/dev.yaml:5 models.chat"]
     assert report.warnings(preview) == ["Grafana is left out"]
+
+
+@pytest.mark.parametrize(
+    ("preview", "stderr", "status", "told"),
+    [
+        ({"steps": []}, "", 0, ""),
+        ({"diagnostics": [{"severity": "error", "message": "no such key"}]}, "", 255, "no such key"),
+        # An error that problems() leaves out, as saying nothing, is a failure all the same.
+        ({"diagnostics": [{"severity": "error", "message": "preview failed"}]}, "error: lost", 255, "error: lost"),
+        ({"steps": []}, "", 3, "pulumi preview ended with status 3"),
+        (None, "error: incorrect passphrase", 255, "error: incorrect passphrase"),
+    ],
+)
+def test_ends_as_pulumi_ended(
+    preview: dict[str, Any] | None,
+    stderr: str,
+    status: int,
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out"
+    out.write_text("" if preview is None else json.dumps(preview))
+    pulumi = tmp_path / "pulumi"
+    pulumi.write_text(f"#!/bin/sh\ncat {out}\necho '{stderr}' >&2\nexit {status}\n")
+    pulumi.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr("sys.argv", ["report", "--stack", "dev"])
+    assert report.main() == status
+    printed = capsys.readouterr()
+    assert printed.err.strip() == told
+    assert ("Nothing would change" in printed.out) == (status == 0)

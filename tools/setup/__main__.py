@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
+from types import FrameType
 
 from tools.setup import down, paths, state, venv
 from tools.setup.progress import SetupError, run_step
 from tools.setup.up import parts, up
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    """End as by Ctrl-C: the commands that a step runs lead sessions of their own, and would otherwise go on."""
+    raise KeyboardInterrupt
 
 
 def main() -> int:
@@ -28,6 +35,7 @@ def main() -> int:
     commands.add_parser("parts", help="Docker, Pulumi and the images of the dev stack, for tests; runs nothing")
     commands.add_parser("lock", help="write requirements*.txt anew from pyproject.toml")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         match args.command:
             case "up":
