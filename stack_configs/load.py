@@ -63,17 +63,28 @@ def load(stack: str, settings: Settings, root: Path = ROOT) -> StackSpec:
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
         raise SpecError([Problem(path=(), says="does not exist", write=f"write it, or use one of: {known}", file=name)])
-    return resolve(parse(path.read_text(), name), stack, settings, root)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise SpecError([Problem(path=(), says="is not UTF-8 text", write="save it as UTF-8", file=name)]) from error
+    return resolve(parse(text, name), stack, settings, root)
 
 
 def resolve(source: Source, stack: str, settings: Settings, root: Path = ROOT) -> StackSpec:
     """From a parsed file to the spec. Raises SpecError with all problems."""
     parsed, problems = _parts(source)
-    problems += [source.problem(*found) for found in broken_rules(parsed, settings.weights, settings.gpus)]
-    problems += _missing_keys(source, parsed, settings)
     versions = _version_set(source, root, problems)
     images: dict[ImageName, Image] = {}
     warnings: list[str] = []
+    gpus = settings.gpus
+    no_cuda = settings.images == "built" and versions is not None and not _can_build(versions, "vllm-cuda")
+    if no_cuda and gpus:
+        gpus = ()
+        warnings.append("GPUs are left unused: vLLM's image for them can't be built here, and no registry is reached")
+    problems += [source.problem(*found) for found in broken_rules(parsed, settings.weights, gpus)]
+    problems += _key_problems(source, parsed, settings)
+    if settings.images == "built":
+        problems += _not_for_built(source, parsed, no_cuda)
     if versions:
         local = all(host.connection.kind == "local" for host in parsed.hosts.values())
         images = _images(source, versions, settings.images, local, problems, warnings)
@@ -86,7 +97,7 @@ def resolve(source: Source, stack: str, settings: Settings, root: Path = ROOT) -
         file=StackFile.model_validate(source.data),
         images=images,
         weights=settings.weights,
-        local_gpus=settings.gpus,
+        local_gpus=gpus,
         key_hashes={name: settings.key_hashes[name] for name in (parsed.gateway.keys if parsed.gateway else ())},
         warnings=tuple(warnings),
     )
@@ -177,6 +188,11 @@ def _translated(source: Source, path: YamlPath, kind: type[Frozen], detail: Erro
         part for part in detail["loc"] if part not in ("local", "ssh", "literal['all']") and not _is_union_arm(part)
     )
     at = (*path, *inside)
+    if at[:2] == ("gateway", "keys") and len(at) == 3 and detail["type"] == "model_type":
+        # Never shown: it may be the key.
+        return source.problem(
+            at, "is not a mapping of limits", "write `{}` or limits; keys are made by `make up`, and never stand here"
+        )
     context = detail.get("ctx", {})
     match detail["type"]:
         case "extra_forbidden":
@@ -253,16 +269,44 @@ def _models_in(annotation: Any) -> list[type[Frozen]]:
     return [model for arm in get_args(annotation) for model in _models_in(arm)]
 
 
-def _missing_keys(source: Source, parsed: Parsed, settings: Settings) -> list[Problem]:
-    wanted = parsed.gateway.keys if parsed.gateway else {}
-    return [
+def _key_problems(source: Source, parsed: Parsed, settings: Settings) -> list[Problem]:
+    """Each key needs a hash of its own: the gateway compares what clients send with it."""
+    set_it = "set its SHA-256: `pulumi config set --path 'inference-stack:key-hashes.{}' HASH`"
+    problems: list[Problem] = []
+    owners: dict[str, str] = {}
+    for name in parsed.gateway.keys if parsed.gateway else {}:
+        at, write = ("gateway", "keys", name), set_it.format(name)
+        digest = settings.key_hashes.get(name)
+        if digest is None:
+            problems.append(source.problem(at, "has no key yet", f"run `make up`, or {write}"))
+        elif not re.fullmatch(r"[0-9a-f]{64}", digest):
+            problems.append(source.problem(at, "has a hash that is no SHA-256, so nobody could use it", write))
+        elif owners.setdefault(digest, name) != name:
+            says = f"has the same hash as {owners[digest]}: who calls could not be told"
+            problems.append(source.problem(at, says, "make a key for each"))
+    return problems
+
+
+def _can_build(versions: VersionSet, name: ImageName) -> bool:
+    pin = versions.images.get(name)
+    return pin is not None and pin.built is not None
+
+
+def _not_for_built(source: Source, parsed: Parsed, no_cuda: bool) -> list[Problem]:
+    """What can't run on images that were built here."""
+    registry = "`pulumi config set inference-stack:images registry`, where a registry is reached"
+    problems = [
+        source.problem(("hosts", name), "can't have images that are built on the machine that runs Pulumi", registry)
+        for name, host in parsed.hosts.items()
+        if host.connection.kind == "ssh"
+    ]
+    return problems + [
         source.problem(
-            ("gateway", "keys", name),
-            "has no key yet",
-            f"run `make up`, or set its SHA-256: `pulumi config set --path 'inference-stack:key-hashes.{name}' HASH`",
+            ("models", name, "replicas", index, "gpus"), "needs vLLM's image for GPUs, which can't be built", registry
         )
-        for name in wanted
-        if name not in settings.key_hashes
+        for name, model in parsed.models.items()
+        for index, replica in enumerate(model.replicas)
+        if no_cuda and replica.gpus and not problems
     ]
 
 

@@ -23,6 +23,9 @@ RESERVED = ("nginx", "prometheus", "alertmanager", "node-exporter", "dcgm-export
 OWNED_FLAGS: Mapping[str, str] = {
     "--model": "`source:`",
     "--served-model-name": "the model's key under `models:`",
+    "--config": "this file's settings, which a file of vLLM's could contradict",
+    "--hf-token": "nothing: the engine runs offline, and `ps` would show the token",
+    "--revision": "`source.revision:`",
     "--host": "nothing: the engine listens inside its container",
     "--port": "nothing: the gateway's port is `gateway.port`",
     "--max-model-len": "`max_model_len:`",
@@ -67,11 +70,17 @@ def broken_rules(spec: Parsed, weights: str, local_gpus: tuple[str, ...]) -> Ite
         yield from _gateway(spec.gateway, spec)
     yield from _ports(spec)
     url = spec.observability.alertmanager.webhook_url
-    if url is not None and (urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname):
+    if url is not None and not _is_web_address(url):
         yield (
             ("observability", "alertmanager", "webhook_url"),
-            f"{url!r} is no address that alerts can be sent to",
+            "is no address that alerts can be sent to",
             "write `https://host/path`, or leave it out",
+        )
+    elif url is not None and "@" in urlsplit(url).netloc:
+        yield (
+            ("observability", "alertmanager", "webhook_url"),
+            "holds a user or password, which would stand in plain here and in Pulumi's state",
+            "leave it out of the address",
         )
     if weights == "random":
         for name, host in spec.hosts.items():
@@ -81,6 +90,14 @@ def broken_rules(spec: Parsed, weights: str, local_gpus: tuple[str, ...]) -> Ite
                     "would serve random weights: this stack's config says `inference-stack:weights: random`",
                     "`pulumi config set inference-stack:weights hub`",
                 )
+
+
+def _is_web_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number, or beyond 65535
+        return False
 
 
 def _hosts(spec: Parsed) -> Iterator[Found]:
@@ -105,6 +122,12 @@ def _hosts(spec: Parsed) -> Iterator[Found]:
                 "one entry per machine",
             )
         seen.setdefault(at, name)
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.:-]*", host.connection.address):
+            yield (
+                ("hosts", name, "connection", "address"),
+                "is no name or IP address alone",
+                "write it without user, port or spaces; `user` and `port` are settings of their own",
+            )
         if not HOST_KEY.match(host.connection.host_key):
             yield (
                 ("hosts", name, "connection", "host_key"),
@@ -140,11 +163,12 @@ def _model(name: str, model: Model, spec: Parsed) -> Iterator[Found]:
         if not re.fullmatch(r"--[a-z0-9][a-z0-9.-]*", flag):
             yield (
                 (*at, "extra_args", index),
-                f"{arg!r} is no flag in one piece",
+                # Not shown in full: it may be the value, and a secret, of the flag before it.
+                f"{flag!r} is no flag in one piece" if flag.startswith("-") else "is no flag in one piece",
                 "write `--name=value`, or `--name` for a switch",
             )
-        elif flag in OWNED_FLAGS:
-            yield ((*at, "extra_args", index), f"{flag} is set already", f"use {OWNED_FLAGS[flag]}")
+        elif (owned := flag if flag in OWNED_FLAGS else flag.replace("--no-", "--", 1)) in OWNED_FLAGS:
+            yield ((*at, "extra_args", index), f"{flag} is set already", f"use {OWNED_FLAGS[owned]}")
     for flag, count in Counter(arg.split("=", 1)[0] for arg in model.extra_args).items():
         if count > 1:
             yield ((*at, "extra_args"), f"{flag} is given {count} times", "keep one")
@@ -271,6 +295,27 @@ def _gateway(gateway: Gateway, spec: Parsed) -> Iterator[Found]:
                 yield ((*at, index), f"there is no model {other}", _choose(spec.models))
         if not others:
             yield (at, "is empty", "name a model, or leave it out")
+    for circle in _circles(gateway.fallbacks):
+        yield (
+            ("gateway", "fallbacks", circle[-1]),
+            f"goes round: {' → '.join((*circle, circle[0]))}; one failing request would be tried many times",
+            f"leave {circle[0]} out",
+        )
+
+
+def _circles(fallbacks: Mapping[str, tuple[str, ...]]) -> Iterator[tuple[str, ...]]:
+    """Every circle of two or more models once, from the member that the file names first."""
+    order = {name: position for position, name in enumerate(fallbacks)}
+
+    def walk(path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+        for other in dict.fromkeys(fallbacks[path[-1]]):
+            if other == path[0] and len(path) > 1:
+                yield path
+            elif order.get(other, -1) > order[path[0]] and other not in path:
+                yield from walk((*path, other))
+
+    for name in fallbacks:
+        yield from walk((name,))
 
 
 def _ports(spec: Parsed) -> Iterator[Found]:

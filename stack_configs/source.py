@@ -28,8 +28,13 @@ class Source:
 
 def parse(text: str, file: str) -> Source:
     """Read YAML. Raises SpecError for broken syntax, for duplicate keys and for anything but a mapping."""
+    lines: dict[Path, int] = {}
+    problems: list[Problem] = []
+    data: dict[str, Any] = {}
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
+        if isinstance(node, yaml.MappingNode):
+            data = _value(node, (), file, lines, problems)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         says = " ".join(part for part in (error.context, error.problem) if part)
@@ -39,22 +44,33 @@ def parse(text: str, file: str) -> Source:
     if not isinstance(node, yaml.MappingNode):
         what = "is empty" if node is None else "is not a mapping of keys to values"
         raise SpecError([Problem(path=(), says=what, write="start from stack_configs/dev.yaml", file=file, line=1)])
-    lines: dict[Path, int] = {}
-    problems: list[Problem] = []
-    data = _value(node, (), file, lines, problems)
     if problems:
         raise SpecError(problems)
     return Source(file, data, lines)
 
 
-def _value(node: yaml.Node, path: Path, file: str, lines: dict[Path, int], problems: list[Problem]) -> Any:
+def _value(
+    node: yaml.Node,
+    path: Path,
+    file: str,
+    lines: dict[Path, int],
+    problems: list[Problem],
+    around: tuple[yaml.Node, ...] = (),
+) -> Any:
+    if node in around:
+        raise yaml.MarkedYAMLError(problem="an alias holds itself", problem_mark=node.start_mark)
+    around = (*around, node)
     lines.setdefault(path, node.start_mark.line + 1)
     if isinstance(node, yaml.SequenceNode):
-        return [_value(item, (*path, i), file, lines, problems) for i, item in enumerate(node.value)]
+        return [_value(item, (*path, i), file, lines, problems, around) for i, item in enumerate(node.value)]
     if not isinstance(node, yaml.MappingNode):
         return _scalar(node)
     result: dict[Hashable, Any] = {}
     for key_node, value_node in node.value:
+        if key_node.tag == "tag:yaml.org,2002:merge":
+            raise yaml.MarkedYAMLError(
+                problem="merge keys are not read; write the settings out", problem_mark=key_node.start_mark
+            )
         key = _scalar(key_node) if isinstance(key_node, yaml.ScalarNode) else str(key_node.value)
         at = (*path, str(key))
         line = key_node.start_mark.line + 1
@@ -70,7 +86,7 @@ def _value(node: yaml.Node, path: Path, file: str, lines: dict[Path, int], probl
             )
             continue
         lines[at] = line
-        result[key] = _value(value_node, at, file, lines, problems)
+        result[key] = _value(value_node, at, file, lines, problems, around)
     return result
 
 

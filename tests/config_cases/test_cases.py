@@ -16,7 +16,7 @@ from stack_configs.source import parse
 
 CASES = Path(__file__).parent / "cases"
 FILES = sorted(CASES.rglob("*"))
-KEYS = dict.fromkeys(("me", "editors", "batch"), "0" * 64)
+KEYS = {"me": "0" * 64, "editors": "1" * 64, "batch": "2" * 64}
 
 
 def overlaid(base: Any, over: Any) -> Any:
@@ -82,4 +82,20 @@ def test_a_stack_without_a_file_names_those_that_have_one(tmp_path: Path) -> Non
     with pytest.raises(SpecError, match=r"does not exist\n.*one of: dev, prod"):
         load("dve", Settings())
     with pytest.raises(SpecError):
+        load("dev", Settings(), root=tmp_path)
+
+
+def test_a_key_written_into_the_file_is_not_shown() -> None:
+    case = yaml.safe_load((CASES / "settings" / "a-key-written-into-the-file.yaml").read_text())
+    with pytest.raises(SpecError) as raised:
+        spec_of(case)
+    assert case["spec"]["gateway"]["keys"]["me"] not in str(raised.value)
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    from stack_configs.load import load
+
+    (tmp_path / "stack_configs").mkdir()
+    (tmp_path / "stack_configs" / "dev.yaml").write_bytes(b"versions: \xff\n")
+    with pytest.raises(SpecError, match="is not UTF-8"):
         load("dev", Settings(), root=tmp_path)
