@@ -5,7 +5,7 @@ SETUP = $(PYTHON) -m tools.setup
 PY = .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help up down clean preview logs key dev parts check fix unit test test-all golden docs lock bench
+.PHONY: help up down clean preview facts drift logs key dev parts check fix unit test test-all golden docs lock bench
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +21,12 @@ clean: ## down, then remove the model cache, images and caches of ours
 
 preview: ## what would change, what restarts, and for how long
 	@. ./activate && $(PY) -m tools.report --stack $(STACK)
+
+facts: dev ## ask the stack's hosts over SSH what they are, and keep it under stack_configs/facts (STACK=prod HOST=name)
+	$(PY) -m tools.facts --stack $(STACK) $(if $(HOST),--host $(HOST))
+
+drift: dev ## compare hosts with the spec; what differs is repaired by the next `up` (STACK=prod)
+	$(PY) -m tools.drift --stack $(STACK)
 
 logs: ## how the services are; SERVICE=chat-0 for one's last lines
 	@$(SETUP) logs --stack $(STACK) $(SERVICE)

@@ -5,11 +5,12 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from stack_configs.schema.base import Frozen, GpuUuid, Name
+from stack_configs.schema.facts import Facts
 from stack_configs.schema.gateway import Gateway
 from stack_configs.schema.hosts import Host
 from stack_configs.schema.models import Model
 from stack_configs.schema.observability import Observability
-from stack_configs.schema.versions import ImageName
+from stack_configs.schema.versions import HostVersions, ImageName
 
 
 class StackFile(Frozen):
@@ -52,4 +53,10 @@ class StackSpec(Frozen):
     """
     key_hashes: dict[Name, str]
     """SHA-256 (hex) of each API key under `gateway.keys`."""
+    host_versions: HostVersions | None = None
+    """The version set's part for hosts."""
+    facts: dict[Name, Facts] = {}
+    """What hosts said, by host; never an input of a resource."""
+    repairs: dict[Name, dict[str, int]] = {}
+    """Host → step → how often drift was repaired; Pulumi config `repairs`, raised by `make drift`."""
     warnings: tuple[str, ...] = ()

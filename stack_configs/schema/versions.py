@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from stack_configs.schema.base import Digest, Frozen
 
@@ -41,7 +41,53 @@ class ImagePin(Frozen):
     """Seconds from start to healthy, measured with the built image on 4 cores. For the preview report."""
 
 
+RepositoryName = Literal["nvidia-driver", "nvidia-container-toolkit", "docker"]
+"""An apt repository that hosts install from."""
+
+Distribution = Literal["debian-12", "debian-13", "ubuntu-22.04", "ubuntu-24.04"]
+"""Operating systems of hosts: `ID-VERSION_ID` of /etc/os-release."""
+
+
+class Repository(Frozen):
+    """An apt repository, trusted by the fingerprint of its signing key."""
+
+    url: str
+    """`{os}` (debian12, ubuntu2404), `{id}` (debian), `{codename}` and `{arch}` (x86_64, sbsa) are filled in."""
+    suite: str
+    """`/` for a flat repository; `{codename}` is filled in."""
+    components: tuple[str, ...] = ()
+    key_url: str
+    key_fingerprint: Annotated[str, StringConstraints(pattern=r"^[0-9A-F]{40}$")]
+    source: str
+    """Where url and fingerprint were seen."""
+
+
+class PackagePin(Frozen):
+    """One upstream version, and what distributions ship in its place."""
+
+    version: str
+    """Upstream's, as in its own repository: `580.105.08`. Any packaging revision of it is the same to us."""
+    distributions: dict[Distribution, str] = {}
+    """The same of a distribution's own packages."""
+    source: str
+    """Where the versions were seen."""
+
+
+class HostVersions(Frozen):
+    """What GPU hosts are made of."""
+
+    repositories: dict[RepositoryName, Repository]
+    drivers: dict[str, PackagePin]
+    """Branch → exact version."""
+    docker: PackagePin
+    container_toolkit: PackagePin
+    cuda_toolkits: dict[str, PackagePin] = {}
+    """`12.9` → exact version."""
+
+
 class VersionSet(Frozen):
     """`stack_configs/versions/YYYY.MM.yaml`."""
 
     images: dict[ImageName, ImagePin]
+    hosts: HostVersions | None = None
+    """Needed by stacks with hosts over SSH."""

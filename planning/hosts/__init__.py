@@ -1,0 +1,1 @@
+"""How bare machines become GPU hosts: package plans, scripts, the compatibility gate, drift."""
