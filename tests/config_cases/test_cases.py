@@ -92,6 +92,16 @@ def test_a_key_written_into_the_file_is_not_shown() -> None:
     assert case["spec"]["gateway"]["keys"]["me"] not in str(raised.value)
 
 
+def test_devs_second_model_fits_beside_the_first_on_one_gpu() -> None:
+    text = (ROOT / "stack_configs" / "dev.yaml").read_text()
+    start = text.index("  # small:")
+    block, rest = text[start:].split("\n\n", 1)
+    text = text[:start] + block.replace("  # ", "  ") + "\n\n" + rest
+    gpu = "GPU-3f0c6f0e-6b1f-4c39-9d0e-0a4f1c2b7d11"
+    spec = resolve(parse(text, "dev.yaml"), "dev", Settings(key_hashes=KEYS, gpus=(gpu,)))
+    assert set(spec.file.models) == {"chat", "small"}
+
+
 def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
     from stack_configs.load import load
 
