@@ -118,6 +118,12 @@ def test_the_last_screen_has_the_answer_the_address_the_key_and_a_command_to_try
     assert "gibberish" not in said
 
 
+def test_addresses_stand_below_each_other() -> None:
+    monitoring = {"prometheus": "http://127.0.0.1:9090", "alertmanager": "http://127.0.0.1:9093"}
+    said = up.report("dev", {**OUTPUTS, "monitoring": monitoring}, "", 1).splitlines()
+    assert len({line.index("http://") for line in said if line.startswith("  ") and "  http://127" in line}) == 1
+
+
 def test_random_weights_are_called_gibberish() -> None:
     assert "gibberish by design" in up.report("dev", {**OUTPUTS, "weights": "random"}, "xq zz", 1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -63,16 +64,36 @@ def _remove(folder: Path) -> None:
 
 
 def logs(stack: str, service: str) -> None:
-    """The last lines of one service; without one, how all of them are."""
-    label = f"label=inference-stack.stack={stack}"
-    if not service:
-        form = 'table {{.Label "inference-stack.service"}}\t{{.Status}}\t{{.Ports}}'
-        subprocess.run(["docker", "ps", "--all", "--filter", label, "--format", form], check=False)
-        print(f"\n`make logs SERVICE=name` shows one service's last lines{_hint(stack)}.")
+    """The last lines of one service; without one, how all of them are. Raises SetupError."""
+    if service:
+        missing = SetupError("logs", f"there is no service {service} in {stack}", "`make logs` lists them")
+        _show(_told("logs", "--tail", "50", f"inference-{stack}-{service}", otherwise=missing))
         return
-    done = subprocess.run(["docker", "logs", "--tail", "50", f"inference-{stack}-{service}"], check=False)
+    label = f"label=inference-stack.stack={stack}"
+    form = 'table {{.Label "inference-stack.service"}}\t{{.Status}}\t{{.Ports}}'
+    away = SetupError("logs", "Docker does not answer", "docs/troubleshooting.md, under Docker")
+    rows = _told("ps", "--all", "--filter", label, "--format", form, otherwise=away).splitlines(keepends=True)
+    services = [row for row in rows if not row.split(maxsplit=1)[0].endswith("-files")]  # carriers never run
+    _show("".join(services) + f"\n`make logs SERVICE=name` shows one service's last lines{_hint(stack)}.\n")
+
+
+def _told(*args: str, otherwise: SetupError) -> str:
+    """Both streams of a docker command. Raises `otherwise` when it fails."""
+    done = subprocess.run(
+        ["docker", *args], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", check=False
+    )
     if done.returncode != 0:
-        raise SetupError("logs", f"there is no service {service} in {stack}", "`make logs` lists them")
+        raise otherwise
+    return done.stdout
+
+
+def _show(text: str) -> None:
+    """Print; a reader that has seen enough (`make logs | head`) is no error."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _hint(stack: str) -> str:

@@ -250,10 +250,11 @@ def report(stack: str, outputs: dict[str, Any], answer: str, seconds: float) -> 
     ]
     if random:
         lines.append("            (the model has random weights: gibberish by design, until a hub can be reached)")
-    lines += ["", f"  API       {outputs['url']}   models: {', '.join(outputs['models'])}"]
-    lines += [f"  {name:<9} {url}" for name, url in outputs["monitoring"].items()]
+    places = {"API": f"{outputs['url']}   models: {', '.join(outputs['models'])}", **outputs["monitoring"]}
+    places["key"] = f"make key{say}"
+    width = max(len(name) for name in places)
+    lines += ["", *(f"  {name:<{width}}  {where}" for name, where in places.items())]
     lines += [
-        f"  key       make key{say}",
         "",
         "  Try next:",
         f'    curl {outputs["url"]}/chat/completions -H "Authorization: Bearer $(make -s key{say})" \\',
