@@ -64,7 +64,7 @@ class RunningGateway:
     litellm: list[str]
     nginx: str
     engine: str
-    """The fake engine's container."""
+    """The engine's container."""
     port: int
 
     def call(
@@ -162,15 +162,14 @@ def free_port() -> int:
 
 
 @contextmanager
-def running_gateway(**gateway: Any) -> Iterator[RunningGateway]:
-    """All of it up; removed at the end."""
+def running_gateway(engine_plan: ContainerPlan | None = None, **gateway: Any) -> Iterator[RunningGateway]:
+    """All of it up, in front of the fake engine or of another engine; removed at the end."""
     port = free_port()
     spec = gateway_spec(litellm=need_image("litellm"), nginx=need_image("nginx"), port=port, **gateway)
-    engine_plan = fake_engine()
     sandbox = Sandbox("gateway-test")
     try:
         plan = plan_gateway(spec)
-        engine = sandbox.run(engine_plan)
+        engine = sandbox.run(engine_plan or fake_engine())
         litellm = [sandbox.run(replace(p, env=dict(p.env)), wait=False) for p in plan.litellm]
         nginx = sandbox.run(plan.nginx)
         for name in litellm:

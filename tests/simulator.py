@@ -1,0 +1,34 @@
+"""llm-d-inference-sim: vLLM's API without a model, as fast as it is told. For tests and bench; no stack runs it.
+
+Its flags: https://github.com/llm-d/llm-d-inference-sim/blob/v0.10.2/docs/configuration.md.
+"""
+
+from planning.containers import ContainerPlan
+from planning.names import VLLM_PORT
+from tests.docker_run import need_image
+
+
+def simulator(
+    *more: str,
+    token_ms: int = 20,
+    model: str = "chat",
+    service: str = "simulator",
+    aliases: tuple[str, ...] = (),
+    port: int = VLLM_PORT,
+) -> ContainerPlan:
+    """One simulator that answers by these network names. `token_ms`: for the first token and for each further one.
+    `more`: further flags. It listens 0.5 s after its start; its image has no program for a health check.
+    """
+    return ContainerPlan(
+        service=service,
+        component="serving",
+        image=need_image("llm-d-sim"),
+        user="65532:65532",
+        command=(
+            *("--model", model, "--port", str(port), "--max-num-seqs", "256", "--max-model-len", "32768"),
+            *("--time-to-first-token", f"{token_ms}ms", "--inter-token-latency", f"{token_ms}ms", *more),
+        ),
+        aliases=aliases,
+        memory_mib=512,
+        max_processes=1024,
+    )
