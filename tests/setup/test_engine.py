@@ -190,29 +190,6 @@ def test_pulumi_on_path_is_used_if_it_is_the_pinned_version(
     assert (got.plugin / engine.PLUGIN_BINARY).exists(), "Pulumi's own acquisition fails on a closed network"
 
 
-@pytest.mark.usefixtures("server")
-def test_plugins_are_linked_where_pulumi_looks(tmp_path: Path) -> None:
-    got = run_step("Pulumi", engine.ensure)
-    home = tmp_path / "home"
-    folder = home / "plugins" / f"resource-docker-v{engine.DOCKER_PLUGIN}"
-    for _ in range(2):
-        engine.install_plugins(got, home)
-        # Pulumi skips a plugin's folder that is itself a link.
-        assert folder.is_dir()
-        assert not folder.is_symlink()
-        assert (folder / engine.PLUGIN_BINARY).read_text().endswith("echo plugin\n")
-
-
-@pytest.mark.usefixtures("server")
-def test_a_plugin_that_the_user_installed_stays(tmp_path: Path) -> None:
-    got = run_step("Pulumi", engine.ensure)
-    own = tmp_path / "home" / "plugins" / got.plugin.name / engine.PLUGIN_BINARY
-    own.parent.mkdir(parents=True)
-    own.write_text("the user's")
-    engine.install_plugins(got, tmp_path / "home")
-    assert own.read_text() == "the user's"
-
-
 def test_versions_are_those_of_the_python_packages() -> None:
     """CLI and SDK, and plugin and SDK, must be of one version; the Go modules must build the same."""
     lock = (paths.REPO / "requirements.txt").read_text()

@@ -102,6 +102,8 @@ def told() -> str:
 
 OTHERS_WORDS = {
     "`docker pull …` ended with status",
+    "no resource plugin 'pulumi-resource-docker' found",
+    "using pulumi-resource-docker from $PATH",
     "vllm serve: error: argument",
     "vLLM starts again and again",
     "A service is missing, and `make up` changes nothing",

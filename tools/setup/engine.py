@@ -41,6 +41,9 @@ CONNECT_S = 5
 """To the first answer; without one, the next way is tried."""
 STALL_S = 30
 
+DOWNLOADED = "official download"
+BUILT = "built from Go modules"
+
 LANGUAGE_HOST_SCRIPTS = (
     "python/cmd/pulumi-language-python-exec",
     "python/dist/pulumi-resource-pulumi-python",
@@ -61,22 +64,27 @@ class Engine:
     plugin: Path
     """The folder resource-docker-v…, to be found in $PULUMI_HOME/plugins."""
     way: str
-    """In words for the user: `official download`, `built from Go modules`, or `on PATH, plugin …`."""
+    """In words for the user: DOWNLOADED, BUILT, or `on PATH, plugin: …`."""
+
+    @property
+    def built(self) -> bool:
+        """Whether some of it was built, because Pulumi's download can't be had from here."""
+        return self.way.endswith(BUILT)
 
 
 def ensure(step: Step) -> Engine:
     """Get the engine. No-op when done before. Raises SetupError."""
     on_path = _on_path()
     parts = ("plugin",) if on_path else ("cli", "plugin")
-    folders = {"official download": _folder("download", parts), "built from Go modules": _folder("go", parts)}
+    folders = {DOWNLOADED: _folder("download", parts), BUILT: _folder("go", parts)}
     way = next((way for way, folder in folders.items() if (folder / "complete").exists()), None)
     if way is None:
-        way = "official download"
+        way = DOWNLOADED
         try:
             _download(step, folders[way], parts)
         except Unreachable as error:
-            step.say(f"official download: {error}; building from Go modules")
-            way = "built from Go modules"
+            step.say(f"{DOWNLOADED}: {error}; building from Go modules")
+            way = BUILT
             _build(step, folders[way], parts)
     folder = folders[way]
     if on_path:
@@ -98,16 +106,12 @@ def _on_path() -> Path | None:
     return None
 
 
-def install_plugins(engine: Engine, pulumi_home: Path) -> None:
-    """Make the plugin findable below `pulumi_home`: a folder with links, made anew when they point elsewhere.
+def link_plugin(engine: Engine, pulumi_home: Path) -> None:
+    """Make the plugin findable below `pulumi_home`, this clone's own: a folder with links.
 
-    Pulumi takes no notice of a plugin's folder that is a link itself. A plugin that isn't ours is left as it is.
+    Pulumi takes no notice of a plugin's folder that is a link itself.
     """
-    folder = pulumi_home / "plugins" / engine.plugin.name
-    if folder.is_symlink():
-        folder.unlink()
-    if folder.exists() and not (folder / PLUGIN_BINARY).is_symlink():
-        return
+    folder = _installed(engine, pulumi_home)
     folder.mkdir(parents=True, exist_ok=True)
     for file in engine.plugin.iterdir():
         link = folder / file.name
@@ -115,6 +119,25 @@ def install_plugins(engine: Engine, pulumi_home: Path) -> None:
             continue
         link.unlink(missing_ok=True)
         link.symlink_to(file)
+
+
+def copy_plugin(engine: Engine, pulumi_home: Path) -> None:
+    """Put the official plugin into a user's own `pulumi_home`, as Pulumi itself would. One that is there stays.
+
+    A copy, since other programs will find it there too, and must not lose it to `make clean`.
+    """
+    folder = _installed(engine, pulumi_home)
+    if (folder / PLUGIN_BINARY).exists():
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _scratch(folder) as scratch:
+        shutil.copytree(engine.plugin, scratch, dirs_exist_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        scratch.rename(folder)
+
+
+def _installed(engine: Engine, pulumi_home: Path) -> Path:
+    return pulumi_home / "plugins" / engine.plugin.name
 
 
 def _folder(way: str, parts: Sequence[str]) -> Path:

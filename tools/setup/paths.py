@@ -28,9 +28,3 @@ def cache() -> Path:
 
 
 CACHE = cache()
-
-
-def pulumi_home() -> Path:
-    """PULUMI_HOME if the user has set it, else this clone's own: plugins of ours never go to ~/.pulumi."""
-    own = os.environ.get("PULUMI_HOME")
-    return Path(own).expanduser() if own else STATE / "pulumi"

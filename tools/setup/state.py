@@ -13,8 +13,12 @@ from typing import Any
 from tools.setup import engine, paths
 from tools.setup.progress import SetupError, Step
 
-ENGINE_BIN = paths.STATE / "engine-bin"
+ON_PATH = paths.STATE / "engine-bin"
+"""What `activate` puts on PATH."""
 PASSPHRASE = paths.STATE / "passphrase"
+OWN_HOME = paths.STATE / "pulumi"
+NO_DOWNLOADS = paths.STATE / "no-downloads"
+"""Is there where Pulumi had to be built; `activate` looks at it."""
 
 
 def prepare(found: engine.Engine) -> None:
@@ -26,8 +30,20 @@ def prepare(found: engine.Engine) -> None:
         descriptor = os.open(PASSPHRASE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as file:
             file.write(secrets.token_urlsafe(32) + "\n")
-    ENGINE_BIN.write_text(f"{found.bin_dir}\n")
-    engine.install_plugins(found, Path(environment().get("PULUMI_HOME", Path.home() / ".pulumi")))
+    if found.built:
+        NO_DOWNLOADS.touch()
+    else:
+        NO_DOWNLOADS.unlink(missing_ok=True)
+    on_path = [found.bin_dir]
+    home = Path(environment().get("PULUMI_HOME", Path.home() / ".pulumi"))
+    if home == OWN_HOME:
+        engine.link_plugin(found, home)
+    elif found.built:
+        # Less than Pulumi's plugin of that name and version: not for the user's other programs.
+        on_path.append(found.plugin)
+    else:
+        engine.copy_plugin(found, home)
+    ON_PATH.write_text(os.pathsep.join(map(str, on_path)) + "\n")
 
 
 def environment() -> dict[str, str]:
