@@ -353,7 +353,7 @@ def _images(
                     "run `python -m tools.lock images` where its registry can be reached",
                 )
             )
-        images[name] = Image(ref=ref, starts_in_s=pin.starts_in_s)
+        images[name] = Image(ref=ref, starts_in_s=pin.starts_in_s, cuda=pin.cuda)
     for name in get_args(ImageName):
         if name not in images and name not in OPTIONAL_IMAGES:
             problems.append(source.problem(("versions",), f"there is no image {name}", "add it to the version set"))

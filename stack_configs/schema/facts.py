@@ -100,6 +100,11 @@ class Facts(Frozen):
     """`x86_64`, `aarch64`."""
     kernel: Kernel
     secure_boot: Literal["on", "off", "unknown"]
+    signing_key: Literal["enrolled", "absent"] | None = None
+    """Whether the firmware trusts the key that DKMS signs modules with (`mokutil --test-key /var/lib/dkms/mok.pub`).
+
+    None where nobody could ask.
+    """
     boot_id: str
     virtual: str | None
     """What systemd-detect-virt says, such as `kvm`, `docker`; None on bare metal."""

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from stack_configs.schema.base import Frozen, GpuUuid, Port
-from stack_configs.schema.versions import RepositoryName
+from stack_configs.schema.versions import CudaVersion, RepositoryName
 
 DriverBranch = Annotated[str, StringConstraints(pattern=r"^\d{3}$")]
 """The first number of a driver's version: `580`."""
@@ -95,7 +95,7 @@ class Host(Frozen):
     """The NVIDIA GPUs that models may use; `make facts` prints them. In dev, `make up` finds them."""
     driver: Driver | None = None
     """Left out, whatever driver the host has stays as it is."""
-    cuda_toolkit: Annotated[str, StringConstraints(pattern=r"^\d{2}\.\d{1,2}$")] | None = None
+    cuda_toolkit: CudaVersion | None = None
     """A CUDA toolkit on the host itself, such as `12.9`. Engines carry their own; few hosts need it."""
     engine: Literal["docker", "distribution"] = "docker"
     """Whose Docker: docker.com's packages, or the distribution's own."""

@@ -34,6 +34,8 @@ class Image(Frozen):
     ref: str
     """`repository:tag@digest`, or the local tag of a built image."""
     starts_in_s: int
+    cuda: str | None = None
+    """The CUDA inside it."""
 
 
 class StackSpec(Frozen):

@@ -18,6 +18,9 @@ ImageName = Literal[
     "grafana",
 ]
 
+CudaVersion = Annotated[str, StringConstraints(pattern=r"^\d{2}\.\d{1,2}$")]
+"""`13.0`, in quotes."""
+
 
 class BuiltImage(Frozen):
     """The stand-in for machines that reach no image registry, built from `images/<recipe>/`."""
@@ -37,6 +40,8 @@ class ImagePin(Frozen):
     source: str
     """Where tag and digest were seen."""
     built: BuiltImage | None = None
+    cuda: CudaVersion | None = None
+    """The CUDA inside it, which a host's driver must be able to run; None: none inside."""
     starts_in_s: Annotated[int, Field(ge=0)] = 1
     """Seconds from start to healthy, measured with the built image on 4 cores. For the preview report."""
 
