@@ -73,7 +73,7 @@ def load(stack: str, settings: Settings, root: Path = ROOT) -> StackSpec:
 def resolve(source: Source, stack: str, settings: Settings, root: Path = ROOT) -> StackSpec:
     """From a parsed file to the spec. Raises SpecError with all problems."""
     parsed, problems = _parts(source)
-    versions = _version_set(source, root, problems)
+    versions = version_set(source, root, problems)
     images: dict[ImageName, Image] = {}
     warnings: list[str] = []
     gpus = settings.gpus
@@ -311,7 +311,10 @@ def _not_for_built(source: Source, parsed: Parsed, no_cuda: bool) -> list[Proble
     ]
 
 
-def _version_set(source: Source, root: Path, problems: list[Problem]) -> VersionSet | None:
+def version_set(source: Source, root: Path, problems: list[Problem]) -> VersionSet | None:
+    """The version set that a stack's file names. None when it can't be used; then `problems` has why, where the file
+    names one at all.
+    """
     name = source.data.get("versions")
     if not isinstance(name, str) or not re.fullmatch(r"\d{4}\.\d{2}", name):
         return None

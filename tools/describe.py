@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from stack_configs.load import ROOT
-from stack_configs.problems import SpecError
+from stack_configs.load import ROOT, version_set
+from stack_configs.problems import Problem, SpecError
 from stack_configs.source import parse
 
 
@@ -21,6 +21,10 @@ def describe(stack: str) -> dict[str, Any]:
     path = ROOT / "stack_configs" / f"{stack}.yaml"
     source = parse(path.read_text(), f"stack_configs/{stack}.yaml")
     data = source.data
+    problems: list[Problem] = []
+    versions = version_set(source, ROOT, problems)
+    if problems:
+        raise SpecError(problems)
     config_file = ROOT / f"Pulumi.{stack}.yaml"
     text = config_file.read_text() if config_file.exists() else ""
     config = (yaml.safe_load(text) or {}).get("config") or {}
@@ -34,7 +38,7 @@ def describe(stack: str) -> dict[str, Any]:
         "weights": chosen.get("weights"),
         "gpus": chosen.get("gpus"),
         "key_hashes": chosen.get("key-hashes") or {},
-        "versions": data.get("versions"),
+        "versions": data["versions"] if versions else None,
     }
 
 

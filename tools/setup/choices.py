@@ -10,23 +10,26 @@ import shutil
 import subprocess
 import urllib.error
 import urllib.request
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tools.setup import images, state
 from tools.setup.progress import Step
+
+if TYPE_CHECKING:  # set-up starts before the environment that has pydantic
+    from stack_configs.schema.versions import VersionSet
 
 HUB = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
 ASK_S = 5
 
 
-def image_way(wanted: dict[str, Any], step: Step) -> str:
-    """`registry` or `built`: as chosen before, else what can be reached now."""
+def image_way(wanted: dict[str, Any], versions: VersionSet, step: Step) -> images.Decision:
+    """As chosen before, else what can be reached now."""
     if wanted["images"]:
-        return str(wanted["images"])
+        return images.Decision(wanted["images"], "as decided before")
     step.say("asking the image registries")
-    decision = images.decide()
+    decision = images.decide(versions)
     step.say(f"images: {decision.way}, {decision.reason}")
-    return decision.way
+    return decision
 
 
 def make(stack: str, wanted: dict[str, Any], way: str, step: Step, env: dict[str, str]) -> None:

@@ -39,11 +39,11 @@ class Decision:
     reason: str
 
 
-def version_set() -> VersionSet:
-    """The newest version set."""
+def version_set(name: str | None = None) -> VersionSet:
+    """The version set of that name; without one, the newest."""
     from tools import lock
 
-    return lock.read(lock.newest())
+    return lock.read(lock.VERSIONS / f"{name}.yaml" if name else lock.newest())
 
 
 def decide(versions: VersionSet | None = None) -> Decision:

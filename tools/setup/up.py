@@ -70,8 +70,11 @@ def parts(stack: str) -> tuple[dict[str, Any], str, engine.Engine]:
                 f"`. ./activate && pulumi preview -s {stack}` shows what it would do; `make up` is for local stacks",
             )
         answer["wanted"] = wanted
-        answer["way"] = choices.image_way(wanted, step)
-        images.ensure(answer["way"], step)
+        versions = images.version_set(wanted["versions"])
+        decision = choices.image_way(wanted, versions, step)
+        images.ensure(decision.way, step, versions=versions)
+        step.note = f"{decision.way}, {decision.reason}; {step.note}"
+        answer["way"] = decision.way
 
     results = run_steps(
         {
