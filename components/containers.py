@@ -13,6 +13,7 @@ import pulumi_docker as docker
 from pulumi import Input, Output, Resource, ResourceOptions
 
 from components.naming import JOB_LABEL, STARTS_IN_LABEL, Names
+from components.replacement import way_back
 from planning.containers import FILES_DIR, ContainerPlan, Network
 
 LOG_LINES_ON_FAILURE = 15
@@ -72,7 +73,7 @@ def run_container(plan: ContainerPlan, runtime: Runtime, opts: ResourceOptions) 
     """Run `plan` and wait until it is healthy; a job, until it has ended.
 
     `opts` carries parent and dependencies. A change of anything but limits and restart policy replaces the
-    container: the old one goes first, since the name and the ports are the same.
+    container: the old one goes first, since name and ports are the same; one that `comes_back` is only put aside.
     """
     names = runtime.names
     mounts = [_mount(runtime, m.source, m.target, m.read_only) for m in plan.mounts]
@@ -148,7 +149,8 @@ def run_container(plan: ContainerPlan, runtime: Runtime, opts: ResourceOptions) 
             opts,
             ResourceOptions(
                 depends_on=depends,
-                delete_before_replace=True,
+                delete_before_replace=not plan.comes_back,
+                hooks=way_back(plan, names.docker(plan.service)) if plan.comes_back else None,
                 replace_on_changes=["healthcheck"],
                 custom_timeouts=pulumi.CustomTimeouts(create=f"{plan.ready_within_s + 120}s"),
             ),

@@ -81,6 +81,8 @@ class ContainerPlan:
     stop_signal: str = "SIGTERM"
     gpus: tuple[str, ...] = ()
     """UUIDs, handed in as CDI devices."""
+    comes_back: bool = False
+    """When a new version of it can't start, the one before is started again."""
     job: bool = False
     """Runs once to its end, and must end with 0."""
     capabilities: tuple[str, ...] = ()

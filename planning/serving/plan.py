@@ -50,5 +50,6 @@ def _replica(name: str, index: int, model: Model, spec: StackSpec, gpus: tuple[s
         ready_within_s=model.start_timeout_s,
         stop_grace_s=model.drain_timeout_s + vllm.STOP_MARGIN_S,
         gpus=gpus,
+        comes_back=True,
         starts_in_s=image.starts_in_s,
     )

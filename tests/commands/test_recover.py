@@ -1,6 +1,7 @@
 """What is done after a run that was killed, decided from lock files, state and Docker's objects."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,20 @@ def test_another_clones_containers_are_never_removed() -> None:
 def test_containers_go_before_the_networks_and_volumes_that_they_use() -> None:
     kinds = [Found(kind, f"id-{kind}", kind, created=2000) for kind in ("volume", "network", "container")]
     assert [o.kind for o in decide([], [], HERE, {}, kinds, 1500).remove] == ["container", "network", "volume"]
+
+
+def test_a_container_put_aside_serves_again_when_its_successor_never_came() -> None:
+    aside = replace(CHAT, name=f"{CHAT.name}-previous-aaaaaaaa")
+    assert decide([LOCK], [], HERE, STATE, [NETWORK, aside], None).back == (aside,)
+    half = Found("container", "new", CHAT.name, 2000)
+    plan = decide([LOCK], [], HERE, STATE, [NETWORK, aside, half], 1999)
+    assert (plan.remove, plan.back) == ((half,), (aside,))
+
+
+def test_a_container_put_aside_stays_so_when_its_successor_is_there() -> None:
+    aside = Found("container", "old", f"{CHAT.name}-previous-aaaaaaaa", 1000)
+    latest = {"resources": [*STATE["resources"], {"id": "old", "type": "x", "delete": True}]}
+    assert decide([LOCK], [], HERE, latest, [NETWORK, CHAT, aside], None).back == ()
 
 
 def test_a_job_that_failed_is_removed_so_that_it_runs_again() -> None:

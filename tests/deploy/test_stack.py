@@ -12,6 +12,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Callable
 from typing import Any
 
 import openai
@@ -45,6 +46,32 @@ def spec_of(clone: Clone) -> Any:
     """The stack as the program sees it."""
     settings = Settings(images="built", weights="random", key_hashes={"me": "0" * 64})
     return resolve(parse(clone.spec_file.read_text(), "test.yaml"), STACK, settings)
+
+
+def wait_for(reached: Callable[[], bool], seconds: float = 120) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if reached():
+            return True
+        time.sleep(0.2)
+    return False
+
+
+def killed_when(clone: Clone, reached: Callable[[], bool], *, pulumi_too: bool = False) -> None:
+    """Start `make up`, and kill it as soon as something is seen; Pulumi goes on, as after a lost terminal, or dies too."""
+    running = subprocess.Popen(
+        ["make", "up", f"STACK={STACK}"],
+        cwd=clone.path,
+        env=dict(clone.env),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    assert wait_for(reached)
+    os.killpg(running.pid, signal.SIGKILL)
+    if pulumi_too:
+        subprocess.run(["pkill", "-KILL", "-f", f"pulumi up .*-s {STACK}$"], check=True)
+    running.wait()
 
 
 def query(expression: str) -> list[Any]:
@@ -238,20 +265,8 @@ def test_a_crashed_engine_comes_back_by_itself(clone: Clone) -> None:
 
 def test_an_up_that_was_killed_is_finished_by_the_next(clone: Clone) -> None:
     clone.edit(r"max_num_seqs: \d+", "max_num_seqs: 6")
-    running = subprocess.Popen(
-        ["make", "up", f"STACK={STACK}"],
-        cwd=clone.path,
-        env=dict(clone.env),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
     old = container_ids()[CHAT]
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and container_ids().get(CHAT, old) == old:
-        time.sleep(0.2)
-    os.killpg(running.pid, signal.SIGKILL)
-    running.wait()
+    killed_when(clone, lambda: container_ids().get(CHAT, old) != old)
     locked = clone.pulumi("up", "--yes", "--skip-preview", check=False)
     assert locked.returncode != 0
     assert "lock" in (locked.stdout + locked.stderr).lower()
@@ -259,6 +274,36 @@ def test_an_up_that_was_killed_is_finished_by_the_next(clone: Clone) -> None:
     assert "an earlier run was cut off" in said
     assert clone.changes() == {}
     assert "--max-num-seqs=6" in docker("inspect", "--format", "{{.Config.Cmd}}", CHAT)
+    assert say(clone.key())
+
+
+def test_a_model_whose_new_version_cannot_start_keeps_serving(clone: Clone) -> None:
+    before = container_ids()[CHAT]
+    clone.edit(r"max_num_seqs: (\d+)", r"max_num_seqs: \1\n    extra_args: [--quantization=awq]")
+    for _ in range(2):  # the second try is no other
+        failed = clone.setup("up", check=False)
+        assert failed.returncode != 0
+        said = failed.stdout + failed.stderr
+        assert "chat-0 was not replaced: the container before it serves again" in said
+        assert "quantization" in said, "its last lines"
+        assert container_ids()[CHAT] == before
+        assert wait_for(lambda: docker("inspect", "--format", "{{.State.Health.Status}}", CHAT) == "healthy")
+        assert say(clone.key())
+    clone.edit(r"\n    extra_args:.*$", "")
+    clone.setup("up")
+    assert clone.changes() == {}
+    assert container_ids()[CHAT] != before
+    assert [name for name in container_ids() if "-previous-" in name or "-failed-" in name] == []
+    assert say(clone.key())
+
+
+def test_a_replacement_that_was_killed_leaves_a_way_back(clone: Clone) -> None:
+    before = container_ids()[CHAT]
+    clone.edit(r"max_num_seqs: \d+", "max_num_seqs: 7")
+    killed_when(clone, lambda: container_ids().get(CHAT) != before, pulumi_too=True)
+    clone.edit(r"max_num_seqs: 7", "max_num_seqs: 6")
+    assert f"{CHAT} serves again" in clone.setup("up").stdout
+    assert container_ids()[CHAT] == before
     assert say(clone.key())
 
 

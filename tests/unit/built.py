@@ -46,6 +46,14 @@ class _Monitor(mocks.MockMonitor):
         return response
 
 
+class _Hooks:
+    """Stands in for the server that the engine calls hooks at."""
+
+    def register_resource_hook(self, hook: pulumi.ResourceHook) -> None: ...
+
+    def register_error_hook(self, hook: pulumi.ErrorHook) -> None: ...
+
+
 class _Echo(mocks.Mocks):
     """Answers with the inputs, as the real provider does, and with what only Docker knows."""
 
@@ -64,6 +72,7 @@ def built(program: Callable[[], None], *, stack: str = "dev", exit_code: int = 0
     """All resources that `program` registers, in order. Raises what the program raises."""
     monitor = _Monitor(_Echo(exit_code))
     mocks.set_mocks(monitor.mocks, project="inference-stack", stack=stack, preview=False, monitor=monitor)
+    SETTINGS.callbacks = cast(Any, _Hooks())
     SETTINGS.rpc_manager.clear()
     SETTINGS.outputs.clear()
     _sync_await(run_pulumi_func(program))

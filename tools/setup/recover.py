@@ -26,6 +26,8 @@ from tools.setup.progress import Step
 STACK_LABEL = "inference-stack.stack"
 JOB_LABEL = "inference-stack.job"
 CONTAINER_TYPE = "docker:index/container:Container"
+PREVIOUS = "-previous-"
+"""In the name of a container that was put aside while its successor starts; as in components/replacement.py."""
 KEPT_VOLUME = "-models"
 """The model cache outlives the stack: it may be there without being in state."""
 END_S = 5
@@ -67,6 +69,8 @@ class Plan:
     remove: tuple[Found, ...] = ()
     foreign: tuple[Found, ...] = ()
     """Another clone's objects of a stack with the same name: the next run would fail on their names."""
+    back: tuple[Found, ...] = ()
+    """Containers that a cut-off replacement has put aside, and that are to serve again."""
     gone: tuple[str, ...] = ()
     """Containers that are in the state and that somebody removed."""
     refresh: bool = False
@@ -104,16 +108,20 @@ def decide(
         return found.name in half_made or (began is not None and found.created >= began)
 
     there = {o.ident for o in objects}
-    gone = [r for r in latest.get("resources") or [] if r.get("type") == CONTAINER_TYPE and r.get("id") not in there]
+    containers = [r for r in latest.get("resources") or [] if r.get("type") == CONTAINER_TYPE and not r.get("delete")]
+    gone = [r for r in containers if r.get("id") not in there]
     unknown = [o for o in objects if o.ident not in managed and o.name not in managed]
     stray = [o for o in unknown if own(o)]
     failed = [o for o in objects if o.failed_job and o not in unknown]
     foreign = [o for o in unknown if o not in stray and o.kind == "container"]
     # Containers first: a network or volume that one of them uses can't go before it.
     remove = sorted([*stray, *failed], key=lambda o: ("container", "network", "volume").index(o.kind))
+    names = {o.name for o in objects if o not in remove}
+    aside = [o for o in objects if o.kind == "container" and PREVIOUS in o.name and o.ident in managed]
     return Plan(
         cancel=bool(dead),
         remove=tuple(remove),
+        back=tuple(o for o in aside if o.name.split(PREVIOUS)[0] not in names),
         foreign=tuple(foreign),
         gone=tuple(str(r["inputs"].get("name")) for r in gone),
         refresh=bool(dead or pending or remove or gone),
@@ -153,6 +161,12 @@ def recover(stack: str, step: Step, env: Mapping[str, str]) -> None:
         step.say(f"removing the {found.kind} {found.name}")
         force = ["--force"] if found.kind == "container" else []
         _docker(found.kind, "rm", *force, found.ident)
+    for found in plan.back:
+        name = found.name.split(PREVIOUS)[0]
+        step.say(f"its replacement was cut off: {name} serves again")
+        # Before the refresh, which deletes a container that should run and doesn't.
+        _docker("rename", found.ident, name)
+        _docker("start", found.ident)
     if plan.refresh:
         step.say("comparing the state with Docker")
         state.pulumi(step, dict(env), "refresh", "--yes", "--clear-pending-creates", "--skip-preview", "-s", stack)

@@ -1,0 +1,143 @@
+"""Replacing a container so that the one before comes back when the new one can't start.
+
+Pulumi creates the new container before it deletes the old one, and these hooks make room in between: the old one is
+stopped and renamed, but kept. When the new one isn't ready in time, the old one is started again under its name, `up`
+fails with the reason, and the next `up` tries again: state then holds the failed container, which Pulumi replaces in
+any case, and the old one as still to be deleted. Whatever is left over goes with the first `up` that succeeds.
+
+Hooks run where Pulumi runs. If that process dies in between, `make up` brings the old container back (tools/setup).
+"""
+
+import asyncio
+import subprocess
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import pulumi
+from pulumi import ErrorHook, ErrorHookArgs, ResourceHook, ResourceHookArgs, ResourceHookBinding
+
+from planning.containers import ContainerPlan
+
+PREVIOUS = "-previous-"
+"""Between a container's name and the first digits of its id, while it is kept for the way back."""
+FAILED = "-failed-"
+"""The same for a new one that did not become ready."""
+RELEASE_S = 60
+"""Seconds after its end in which an engine's processes must have left the GPUs."""
+
+
+class NotReleasedError(Exception):
+    """A stopped engine's processes still hold GPU memory."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The container that makes room: `name` is its own, without the mark."""
+
+    ident: str
+    name: str
+
+
+def way_back(plan: ContainerPlan, name: str) -> ResourceHookBinding:
+    """Hooks for the container called `name`, to be used with `delete_before_replace=False`."""
+    kept: list[Kept] = []
+
+    async def make_room(_args: ResourceHookArgs) -> None:
+        found = await asyncio.to_thread(_current, name)
+        if found:
+            kept.append(found)
+            pulumi.log.info(f"{plan.service}: the container before finishes its requests, and stops")
+            await asyncio.to_thread(_put_aside, plan, found)
+
+    async def bring_back(args: ErrorHookArgs) -> bool:
+        if args.failed_operation == "create" and kept:
+            await asyncio.to_thread(_undo, kept[-1])
+            pulumi.log.error(f"{plan.service} was not replaced: the container before it serves again")
+        return False  # no further try in this run
+
+    return ResourceHookBinding(
+        before_create=[ResourceHook(f"{plan.service}-make-room", make_room)],
+        on_error=[ErrorHook(f"{plan.service}-bring-back", bring_back)],
+    )
+
+
+def _put_aside(plan: ContainerPlan, found: Kept) -> None:
+    """Stop and rename. Raises NotReleasedError, with everything as it was, when the GPUs are not free afterwards."""
+    processes = _gpu_processes(found.ident) if plan.gpus else frozenset()
+    _docker("stop", found.ident)
+    _docker("rename", found.ident, f"{found.name}{PREVIOUS}{found.ident[:8]}", quiet=True)
+    try:
+        _released(plan, processes)
+    except NotReleasedError:
+        _bring_back(found)
+        raise
+
+
+def _undo(kept: Kept) -> None:
+    """Put the new container aside, if there is one, and start the kept one."""
+    new = _ident(kept.name)
+    if new and new != kept.ident:
+        _docker("stop", "--time", "10", new)
+        _docker("rename", new, f"{kept.name}{FAILED}{new[:8]}")
+    _bring_back(kept)
+
+
+def _current(name: str) -> Kept | None:
+    """The container called `name`, or the one that an interrupted run has put aside."""
+    ident = _ident(name)
+    if ident:
+        return Kept(ident, name)
+    rows = _docker(
+        "ps", "--all", "--no-trunc", "--format", "{{.ID}} {{.Names}}", "--filter", f"name=^/{name}{PREVIOUS}"
+    )
+    return Kept(rows.split()[0], name) if rows else None
+
+
+def _bring_back(kept: Kept) -> None:
+    _docker("rename", kept.ident, kept.name, quiet=True)
+    _docker("start", kept.ident)
+
+
+def _ident(name: str) -> str:
+    return _docker("container", "inspect", "--format", "{{.Id}}", name, quiet=True)
+
+
+def _gpu_processes(ident: str) -> frozenset[str]:
+    """Process ids, on the host, of everything in the container."""
+    return frozenset(_docker("top", ident, "-eo", "pid", quiet=True).split()[1:])
+
+
+def _released(plan: ContainerPlan, processes: frozenset[str]) -> None:
+    """Wait until none of the processes is on the plan's GPUs. Raises NotReleasedError."""
+    deadline = time.monotonic() + RELEASE_S
+    while processes:
+        left = [line for line in _compute_apps() if line[0] in plan.gpus and line[1] in processes]
+        if not left:
+            return
+        if time.monotonic() > deadline:
+            told = "; ".join(f"process {pid} ({name}) holds {mib} MiB of {gpu}" for gpu, pid, name, mib in left)
+            raise NotReleasedError(
+                f"{plan.service} has ended, but {RELEASE_S} s later {told}. End that process, then run `up` again"
+            )
+        time.sleep(1)
+
+
+def _compute_apps() -> list[tuple[str, str, str, str]]:
+    """GPU, process id, process name and MiB of everything that computes on a GPU of this machine."""
+    fields = "--query-compute-apps=gpu_uuid,pid,process_name,used_memory"
+    told = _run(["nvidia-smi", fields, "--format=csv,noheader,nounits"], quiet=False)
+    rows: list[Any] = [tuple(part.strip() for part in line.split(",")) for line in told.splitlines()]
+    return [row for row in rows if len(row) == 4]
+
+
+def _docker(*args: str, quiet: bool = False) -> str:
+    return _run(["docker", *args], quiet)
+
+
+def _run(argv: list[str], quiet: bool) -> str:
+    """What the command prints. With `quiet`, a failure is an empty answer."""
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    if done.returncode != 0 and not quiet:
+        raise RuntimeError(f"`{' '.join(argv)}` ended with {done.returncode}: {done.stderr.strip()}")
+    return done.stdout.strip() if done.returncode == 0 else ""
