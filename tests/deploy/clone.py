@@ -19,14 +19,15 @@ PORTS = {"gateway": 18080, "prometheus": 19090, "alertmanager": 19093, "grafana"
 
 @dataclass(frozen=True)
 class Clone:
-    """`path` is a copy of what git tracks here; its stack is `test`, on ports of its own."""
+    """`path` is a copy of what git tracks here, with a stack and ports of its own."""
 
     path: Path
     env: Mapping[str, str]
+    stack: str = STACK
 
     @property
     def spec_file(self) -> Path:
-        return self.path / "stack_configs" / f"{STACK}.yaml"
+        return self.path / "stack_configs" / f"{self.stack}.yaml"
 
     def run(
         self, *command: str, check: bool = True, timeout_s: int = 1500, stdin: str | None = None
@@ -49,12 +50,12 @@ class Clone:
         return done
 
     def setup(self, *args: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """`make up` and its like, for the stack `test`."""
-        return self.run("make", *args, f"STACK={STACK}", check=check)
+        """`make up` and its like, for this clone's stack."""
+        return self.run("make", *args, f"STACK={self.stack}", check=check)
 
     def pulumi(self, *args: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Plain `pulumi`, as typed after `. ./activate`."""
-        line = f". ./activate && exec pulumi {' '.join(args)} -s {STACK} --non-interactive --color never"
+        line = f". ./activate && exec pulumi {' '.join(args)} -s {self.stack} --non-interactive --color never"
         return self.run("bash", "-c", line, check=check)
 
     def changes(self, *args: str) -> dict[str, list[str]]:
@@ -87,24 +88,34 @@ def docker(*args: str, check: bool = True) -> str:
     return done.stdout.strip()
 
 
-def ours(kind: str, *extra: str) -> list[str]:
-    """Names of the test stack's Docker objects: `container`, `network` or `volume`."""
+def ours(kind: str, *extra: str, stack: str = STACK) -> list[str]:
+    """Names of a stack's Docker objects: `container`, `network` or `volume`."""
     show = "{{.Names}}" if kind == "container" else "{{.Name}}"
     every = ["--all"] if kind == "container" else []
-    label = f"label=inference-stack.stack={STACK}"
+    label = f"label=inference-stack.stack={stack}"
     out = docker(kind, "ls", *every, "--filter", label, "--format", show, *extra)
     return sorted(out.splitlines())
 
 
-def container_ids() -> dict[str, str]:
+def container_ids(stack: str = STACK) -> dict[str, str]:
     """Container name → id, of those that run."""
-    label = f"label=inference-stack.stack={STACK}"
+    label = f"label=inference-stack.stack={stack}"
     rows = docker("ps", "--no-trunc", "--filter", label, "--format", "{{.Names}} {{.ID}}").splitlines()
     return {row.split()[0]: row.split()[1] for row in rows}
 
 
-def make_clone(path: Path, *, ports: Mapping[str, int] = PORTS) -> Clone:
-    """Copy what git tracks (as it is in the working tree), and give the copy its stack."""
+def remove_leftovers(stack: str = STACK) -> None:
+    """What an earlier, killed test run may have left: only what carries the stack's label."""
+    for kind in ("container", "network", "volume"):
+        for name in ours(kind, stack=stack):
+            docker(kind, "rm", *(["--force"] if kind != "network" else []), name, check=False)
+    docker("volume", "rm", f"inference-{stack}-models", check=False)
+
+
+def make_clone(
+    path: Path, *, stack: str = STACK, ports: Mapping[str, int] = PORTS, env: Mapping[str, str] | None = None
+) -> Clone:
+    """Copy what git tracks (as it is in the working tree), and give the copy its stack; `env` adds settings."""
     tracked = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=REPO,
@@ -121,7 +132,7 @@ def make_clone(path: Path, *, ports: Mapping[str, int] = PORTS) -> Clone:
     _git(path, "add", "-A")
     _git(path, "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "clone")
     (path / ".venv").symlink_to(REPO / ".venv")
-    clone = Clone(path, _environment())
+    clone = Clone(path, {**_environment(), **(env or {})}, stack)
     spec = (path / "stack_configs" / "dev.yaml").read_text()
     clone.spec_file.write_text(_with_ports(spec, ports))
     return clone
@@ -152,7 +163,11 @@ def _environment() -> dict[str, str]:
 def is_clean(clone: Clone) -> Sequence[str]:
     """Paths that `git status` reports in the clone, apart from the stack file that the test itself added."""
     lines = clone.run("git", "status", "--porcelain").stdout.splitlines()
-    return [line for line in lines if not re.search(rf"(stack_configs/{STACK}\.yaml|Pulumi\.{STACK}\.yaml)$", line)]
+    return [
+        line
+        for line in lines
+        if not re.search(rf"(stack_configs/{clone.stack}\.yaml|Pulumi\.{clone.stack}\.yaml)$", line)
+    ]
 
 
 if __name__ == "__main__":
