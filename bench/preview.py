@@ -4,8 +4,8 @@
 
 The floor is a program without components, schema and plans, that registers the same resources of the same types with
 the same inputs (taken from the stack's state), against the same plugin, in the same git repository and the same run, in
-turns. Goal: ratio ≤ 1.15 in time. CPU time (Pulumi's, the plugin's and Python's together) is told as well: it changes less
-than time does where the machine has other work.
+turns. Goal: ratio ≤ 1.15 in time. CPU time (Pulumi's, the plugin's and Python's together) is told as well: it changes
+less than time does where the machine has other work.
 """
 
 import argparse
