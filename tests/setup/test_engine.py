@@ -3,29 +3,19 @@
 The download here is a local server with the official layout; what it serves are scripts of the right names.
 """
 
-import functools
-import hashlib
-import http.server
 import io
 import os
-import platform
 import subprocess
 import tarfile
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.setup.official import CLI, CLI_SUMS, PLUGIN, Downloads, write_sums
 from tools.setup import engine, paths
 from tools.setup.progress import SetupError, run_step
 
-MACHINE = {"x86_64": "x64", "aarch64": "arm64"}.get(platform.machine(), "x64")
-ARCH = {"x64": "amd64", "arm64": "arm64"}[MACHINE]
-CLI = f"sdk/pulumi-v{engine.PULUMI}-linux-{MACHINE}.tar.gz"
-CLI_SUMS = f"sdk/pulumi-{engine.PULUMI}-checksums.txt"
-PLUGIN = f"plugins/pulumi-resource-docker-v{engine.DOCKER_PLUGIN}-linux-{ARCH}.tar.gz"
-PLUGIN_SUMS = f"plugins/pulumi-docker_{engine.DOCKER_PLUGIN}_checksums.txt"
 PULUMI_SCRIPT = f"#!/bin/sh\necho v{engine.PULUMI}\n"
 
 REAL_BUILD = engine._build
@@ -42,29 +32,20 @@ def archive(path: Path, files: dict[str, str]) -> None:
 
 @pytest.fixture
 def served(tmp_path: Path) -> Path:
-    """The official layout: CLI with SHA-256 sums, plugin with SHA-1 sums as `shasum ./*.tar.gz` writes them."""
+    """The official layout."""
     root = tmp_path / "served"
     archive(root / CLI, {"pulumi/pulumi": PULUMI_SCRIPT, "pulumi/pulumi-language-python": "#!/bin/sh\n"})
     archive(root / PLUGIN, {"pulumi-resource-docker": "#!/bin/sh\necho plugin\n", "LICENSE": "text\n"})
-    sha256 = hashlib.sha256((root / CLI).read_bytes()).hexdigest()
-    sha1 = hashlib.sha1((root / PLUGIN).read_bytes()).hexdigest()
-    other = f"{'0' * 64}  pulumi-v{engine.PULUMI}-windows-x64.zip\n"
-    (root / CLI_SUMS).write_text(f"{other}{sha256}  {Path(CLI).name}\n")
-    (root / PLUGIN_SUMS).write_text(f"{sha1}  ./{Path(PLUGIN).name}\n")
+    write_sums(root)
     return root
 
 
 @pytest.fixture
-def server(served: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[http.server.ThreadingHTTPServer]:
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *args: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=served)) as server:
-        threading.Thread(target=server.serve_forever, args=[0.02], daemon=True).start()
-        monkeypatch.setenv("INFERENCE_STACK_PULUMI_DOWNLOADS", f"http://127.0.0.1:{server.server_port}/")
-        yield server
-        server.shutdown()
+def server(served: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Downloads]:
+    downloads = Downloads(served)
+    monkeypatch.setenv("INFERENCE_STACK_PULUMI_DOWNLOADS", downloads.url)
+    yield downloads
+    downloads.stop()
 
 
 @pytest.fixture(autouse=True)
@@ -113,10 +94,9 @@ def test_the_download_is_taken_and_is_complete(cache: Path) -> None:
     assert len(left_in(cache)) == 1, "scratch folders are left"
 
 
-def test_a_second_run_needs_no_network(server: http.server.ThreadingHTTPServer) -> None:
+def test_a_second_run_needs_no_network(server: Downloads) -> None:
     first = run_step("Pulumi", engine.ensure)
-    server.shutdown()
-    server.server_close()
+    server.stop()
     assert run_step("Pulumi", engine.ensure) == first
 
 
@@ -142,15 +122,14 @@ def test_an_archive_that_the_sums_do_not_name_is_refused(served: Path, cache: Pa
 @pytest.mark.parametrize("gone", ["server", CLI_SUMS, PLUGIN])
 def test_what_the_server_lacks_is_built(
     gone: str,
-    server: http.server.ThreadingHTTPServer,
+    server: Downloads,
     served: Path,
     cache: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     built = pretend_go(monkeypatch)
     if gone == "server":
-        server.shutdown()
-        server.server_close()
+        server.stop()
     else:
         (served / gone).unlink()
     got = run_step("Pulumi", engine.ensure)
@@ -159,12 +138,9 @@ def test_what_the_server_lacks_is_built(
     assert len(left_in(cache)) == 1, "half of a download is left"
 
 
-def test_without_download_and_go_all_three_ways_are_named(
-    server: http.server.ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_download_and_go_all_three_ways_are_named(server: Downloads, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "_build", REAL_BUILD)
-    server.shutdown()
-    server.server_close()
+    server.stop()
     monkeypatch.setenv("PATH", "")
     with pytest.raises(SetupError) as error:
         run_step("Pulumi", engine.ensure)
