@@ -58,6 +58,8 @@ class DriverFacts(Frozen):
     """Kind of the loaded module."""
     dkms: dict[str, str]
     """`module/version kernel` → state (`installed`, `built`, `added`, …), as `dkms status` prints them."""
+    nouveau: bool = False
+    """Whether the kernel's own driver is loaded, which keeps NVIDIA's out."""
     smi_error: str | None = None
     """What nvidia-smi says when it can't answer."""
 
@@ -109,6 +111,8 @@ class Facts(Frozen):
     virtual: str | None
     """What systemd-detect-virt says, such as `kvm`, `docker`; None on bare metal."""
     gpus: tuple[Gpu, ...]
+    nvswitches: int = 0
+    """How many NVSwitches are on the PCI bus: with any, NVIDIA's fabric manager is needed."""
     driver: DriverFacts
     packages: dict[str, Package]
     """Those of the pinned families that are installed or held: NVIDIA's, Docker's, CUDA's, kernels, DKMS."""
@@ -122,5 +126,7 @@ class Facts(Frozen):
     """Step → digest of what was last applied, as the step's script noted it on the host; see planning.hosts.plan."""
     pending: dict[str, str] = {}
     """What waits for a person or a reboot: `reboot` → why, as a step's script noted it."""
+    time_synchronised: bool | None = None
+    """Whether systemd says so; None where nobody could ask."""
     problems: tuple[str, ...] = ()
     """What could not be read, one line each. Nothing that is named here counts as absent."""
