@@ -171,7 +171,7 @@ def _parts(source: Source) -> tuple[Parsed, list[Problem]]:
 
 def _validated(source: Source, path: YamlPath, kind: type[T], entry: object, problems: list[Problem]) -> T | None:
     try:
-        # As JSON, since pydantic's strict mode takes a list for a tuple only there. Strict: `instances: yes` is no number.
+        # As JSON, since pydantic's strict mode takes a list for a tuple only there. Strict: `yes` is no number.
         return kind.model_validate_json(json.dumps(entry, default=str), strict=True)
     except ValidationError as error:
         details = error.errors()

@@ -58,7 +58,7 @@ def wait_for(reached: Callable[[], bool], seconds: float = 120) -> bool:
 
 
 def killed_when(clone: Clone, reached: Callable[[], bool], *, pulumi_too: bool = False) -> None:
-    """Start `make up`, and kill it as soon as something is seen; Pulumi goes on, as after a lost terminal, or dies too."""
+    """Start `make up` and kill it once something is seen; Pulumi goes on, as after a lost terminal, or dies too."""
     running = subprocess.Popen(
         ["make", "up", f"STACK={STACK}"],
         cwd=clone.path,
