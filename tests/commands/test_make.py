@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 REPO = Path(__file__).resolve().parents[2]
 
 ENDED = """
@@ -32,7 +34,8 @@ def test_help_lists_every_target() -> None:
     assert set(re.findall(r"^  make (\S+) +\S", shown, re.MULTILINE)) == targets
 
 
-def test_sigterm_ends_what_a_step_runs(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_what_a_step_runs(sent: signal.Signals, tmp_path: Path) -> None:
     """Steps' commands lead sessions of their own: nothing else would end them."""
     command = subprocess.Popen(
         [sys.executable, "-c", ENDED, str(tmp_path)],
@@ -46,11 +49,12 @@ def test_sigterm_ends_what_a_step_runs(tmp_path: Path) -> None:
         _until(lambda: noted.exists() and noted.read_text().strip() != "")
         child = Path("/proc") / noted.read_text().strip()
         assert child.exists()
-        command.send_signal(signal.SIGTERM)
-        _, err = command.communicate(timeout=20)
+        command.send_signal(sent)
+        out, err = command.communicate(timeout=20)
     finally:
         command.kill()
     assert command.returncode == 130
+    assert "what has begun is finished first" in out
     assert "The same command goes on from here" in err
     assert not child.exists()
 

@@ -101,3 +101,17 @@ def test_wall_times_are_kept() -> None:
     steps = json.loads(paths.TIMINGS.read_text())["steps"]
     assert steps[-1]["step"] == "timed"
     assert steps[-1]["seconds"] >= 0.2
+
+
+def test_a_full_disk_is_told_as_such() -> None:
+    line = "echo 'write /blob: No space left on device'; exit 1"
+    with pytest.raises(SetupError, match="No space left on device") as error:
+        run_step("x", lambda step: step.run(["sh", "-c", line], remedy="look at the registry"))
+    assert "free space on the disk that is full" in error.value.remedy
+
+
+def test_a_step_goes_on_when_its_log_has_no_room() -> None:
+    paths.LOGS.mkdir()
+    (paths.LOGS / "x.log").symlink_to("/dev/full")
+    paths.TIMINGS.with_suffix(".tmp").symlink_to("/dev/full")
+    assert run_step("x", lambda step: step.run(["echo", "done"], remedy="")) == "done\n"

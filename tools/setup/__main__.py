@@ -3,18 +3,37 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import signal
 import sys
+from pathlib import Path
 from types import FrameType
 
 from tools.setup import down, paths, state, venv
-from tools.setup.progress import SetupError, run_step
+from tools.setup.progress import NO_SPACE, SetupError, run_step
 from tools.setup.up import parts, up
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
     """End as by Ctrl-C: the commands that a step runs lead sessions of their own, and would otherwise go on."""
     raise KeyboardInterrupt
+
+
+def _told(error: OSError) -> SetupError:
+    """What the operating system refused, in a user's words. Raises `error` itself where we know none."""
+    if error.errno == errno.ENOENT and error.filename == "docker":
+        return SetupError("Docker", "the command `docker` is not on PATH", "`make parts` gets it, or says how")
+    if error.errno == errno.ENOSPC:
+        return SetupError("Files", f"{error.filename or 'a file'}: {error.strerror}", NO_SPACE)
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and error.filename:
+        file = Path(error.filename)
+        ours = next((f for f in (paths.STATE, paths.VENV, paths.cache()) if file.is_relative_to(f)), file)
+        return SetupError(
+            "Files",
+            f"{file}: {error.strerror}",
+            f"it must be yours: if another user (root?) ran this before, `sudo chown -R $USER {ours}`",
+        )
+    raise error
 
 
 def main() -> int:
@@ -56,6 +75,9 @@ def main() -> int:
                 run_step("Python packages", lambda step: venv.ensure(step, dev=True))
     except SetupError as error:
         print(f"\n{error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"\n{_told(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"\nStopped. The same command goes on from here; logs are in {paths.LOGS}.", file=sys.stderr)

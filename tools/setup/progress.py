@@ -33,6 +33,11 @@ LINE_EVERY = 15.0
 """Seconds between two signs of life where the output isn't a terminal."""
 TAIL_LINES = 12
 """Lines of a failed command that its error repeats; the log has them all."""
+NO_SPACE = (
+    "free space on the disk that is full (`df -h` shows which; `docker system df`, what Docker keeps), then run the "
+    "same command again: it goes on from here"
+)
+STOPPING = "Stopping: what has begun is finished first. A second Ctrl-C does not wait; the next run then tidies up."
 
 
 class SetupError(Exception):
@@ -81,7 +86,7 @@ class Step:
         self.write(f"# {text}\n")
 
     def write(self, text: str) -> None:
-        with self._lock:
+        with self._lock, contextlib.suppress(OSError):  # a full disk must not end what still goes well
             if not self._log.closed:
                 self._log.write(text)
                 self._log.flush()
@@ -149,7 +154,10 @@ class Step:
             raise Stopped
         if status != 0:
             tail = "".join(deque((line for line in output if line.strip()), TAIL_LINES))
-            raise self.fail(f"`{' '.join(words[:4])}` ended with status {status}:\n{tail}", remedy)
+            full = any("no space left on device" in line.lower() for line in output)
+            raise self.fail(
+                f"`{' '.join(words[:4])}` ended with status {status}:\n{tail}", NO_SPACE if full else remedy
+            )
         return "".join(output)
 
     def interrupt(self) -> None:
@@ -164,7 +172,7 @@ class Step:
         self.interrupt()
 
     def close(self) -> None:
-        with self._lock:
+        with self._lock, contextlib.suppress(OSError):
             self._log.close()
 
 
@@ -219,6 +227,7 @@ def run_steps(steps: Mapping[str, Callable[[Step], Any]]) -> dict[str, Any]:
         except BaseException:  # Ctrl-C: the terminal has told the children too, but not when run from a script
             for step in running.values():
                 step.stop()
+            screen.say(STOPPING)
             raise
         finally:
             if all(future.done() for future in futures.values()):
@@ -250,6 +259,11 @@ class Screen:
             self._ended.add(step.name)
             self._clear()
             self._print(f"{mark:<5} {step.name:<{self.width}}  {step.seconds:6.1f} s  {note}".rstrip())
+
+    def say(self, line: str) -> None:
+        with self._lock:
+            self._clear()
+            self._print(line)
 
     def tick(self, steps: Sequence[Step]) -> None:
         now = time.monotonic()
@@ -320,7 +334,7 @@ def _record(step: Step, *, failed: bool = False) -> None:
         "note": step.note,
         "failed": failed,
     }
-    with _timings_lock:
+    with _timings_lock, contextlib.suppress(OSError):
         _timings.append(entry)
         paths.TIMINGS.parent.mkdir(parents=True, exist_ok=True)
         scratch = paths.TIMINGS.with_suffix(".tmp")
