@@ -1,0 +1,1 @@
+"""GPU hosts: machines to prepare, and what their preparation does to them."""
