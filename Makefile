@@ -44,7 +44,7 @@ check: dev ## formatting, lint, types; changes nothing
 	$(PY) -m ruff format --check --quiet .
 	$(PY) -m ruff check --quiet .
 	$(PY) -m mypy
-	.venv/bin/shellcheck --exclude SC2016,SC2329 activate .ci/run planning/hosts/scripts/*.sh # parts of scripts: called by other parts
+	.venv/bin/shellcheck --exclude SC1091,SC2016,SC2034,SC2329 activate .ci/run planning/hosts/scripts/*.sh # parts of scripts: called by other parts
 
 fix: dev ## what `check` can repair by itself
 	$(PY) -m ruff format .
