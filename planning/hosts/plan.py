@@ -1,17 +1,17 @@
 """A host's preparation as a decided thing: which scripts run on it, in which order, with which settings.
 
 How a step runs: `bash -s apply` (or `undo`) as root, `sudo -n bash -s apply` over SSH, with `steps.text(step)` on its
-standard input. Exit status 0 is success; its output are lines for a person; an error is one line on stderr. Steps of one
-host run in order, undone in the reverse order; hosts side by side.
+standard input. Exit status 0 is success; its output are lines for a person; an error is one line on stderr. Steps of
+one host run in order, undone in the reverse order; hosts side by side.
 
 How a reboot runs. Nothing waits inside a script, and no connection is cut under one:
 
-1. `reboot`, where the loaded module isn't the wanted one and the host's policy allows it now, stops the model containers
-   of the host, schedules the reboot for a few seconds later by `systemd-run`, **closes the SSH server for new
-   connections**, and ends with status 0. Where the policy doesn't allow it, it notes `pending/reboot` and ends with 0.
-2. `engine` is dialled next. While the host goes down and comes up its SSH server refuses (or doesn't answer), so whoever
-   runs the steps dials again until REBOOT_WITHIN_S have passed, and fails then: the host did not come back. A dial that
-   succeeds is in the new boot. (If the reboot never happens, the SSH server opens again after SSH_REOPENS_S.)
+1. `reboot`, where the loaded module isn't the wanted one and the host's policy allows it now, stops the model
+   containers of the host, schedules the reboot for a few seconds later by `systemd-run`, **closes the SSH server for
+   new connections**, and ends with status 0. Where the policy forbids it, it notes `pending/reboot` and ends with 0.
+2. `engine` is dialled next. While the host goes down and comes up its SSH server refuses (or doesn't answer), so who
+   runs the steps dials again until REBOOT_WITHIN_S have passed, and fails then: the host did not come back. A dial
+   that succeeds is in the new boot. (If there is no reboot after all, the SSH server opens again after SSH_REOPENS_S.)
 3. `engine` sees from /var/lib/inference-stack/rebooting that a reboot was asked for. In the same boot it fails and says
    so. In another it verifies /sys/module/nvidia/version, starts the models that were stopped, and forgets the note.
 
