@@ -127,7 +127,7 @@ def run_container(plan: ContainerPlan, runtime: Runtime, opts: ResourceOptions) 
             for name in plan.networks
         ],
         ports=[
-            docker.ContainerPortArgs(internal=p.container, external=p.host, ip="127.0.0.1", protocol="tcp")
+            docker.ContainerPortArgs(internal=p.container, external=p.host, ip=p.address, protocol="tcp")
             for p in plan.ports
         ]
         or None,

@@ -1,4 +1,4 @@
-"""A whole stack on one host: the only place where the domains meet."""
+"""A whole stack: the only place where the domains meet."""
 
 from dataclasses import dataclass
 
@@ -21,13 +21,28 @@ class InferenceStackArgs:
 class InferenceStack(ComponentResource):
     """Networks, volumes, models, gateway and monitoring of one stack."""
 
-    url: str
+    url: str | None
+    """None while the gateway's host waits."""
     models: list[str]
     monitoring: dict[str, str]
 
     def __init__(self, name: str, args: InferenceStackArgs, opts: ResourceOptions | None = None) -> None:
         super().__init__("inference-stack:index:InferenceStack", name, None, opts)
         plan = args.plan
+        child = ResourceOptions(parent=self)
+        local = self._local(plan)
+        runtimes = {container.host: local for container in plan.containers}
+        for model in plan.models:
+            ModelServer(model.name, ModelServerArgs(plan=model, runtimes=runtimes), child)
+        self.url = None
+        if plan.gateway:
+            self.url = Gateway("gateway", GatewayArgs(plan=plan.gateway, runtimes=runtimes), child).url
+        monitoring = Monitoring("monitoring", MonitoringArgs(plan=plan.observability, runtimes=runtimes), child)
+        self.models = [model.name for model in plan.models]
+        self.monitoring = monitoring.urls
+        self.register_outputs({"url": self.url, "models": self.models, "monitoring": self.monitoring})
+
+    def _local(self, plan: StackPlan) -> Runtime:
         child = ResourceOptions(parent=self)
         names = Names(plan.stack)
         volumes: dict[str, Input[str]] = {
@@ -40,12 +55,4 @@ class InferenceStack(ComponentResource):
             for mount in container.mounts:
                 if not mount.source.startswith("/") and mount.source not in volumes:
                     volumes[mount.source] = make_volume(names, mount.source, container.component, child)
-        runtime = Runtime(names=names, networks=make_networks(names, child), volumes=volumes)
-        for model in plan.models:
-            ModelServer(model.name, ModelServerArgs(plan=model, runtime=runtime), child)
-        gateway = Gateway("gateway", GatewayArgs(plan=plan.gateway, runtime=runtime), child)
-        monitoring = Monitoring("monitoring", MonitoringArgs(plan=plan.observability, runtime=runtime), child)
-        self.url = gateway.url
-        self.models = [model.name for model in plan.models]
-        self.monitoring = monitoring.urls
-        self.register_outputs({"url": self.url, "models": self.models, "monitoring": self.monitoring})
+        return Runtime(names=names, networks=make_networks(names, child), volumes=volumes)

@@ -29,10 +29,11 @@ class Health:
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedPort:
-    """A port on this host's loopback."""
+    """A port on its host: on loopback, or on one other address."""
 
     container: int
     host: int
+    address: str = "127.0.0.1"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,8 @@ class ContainerPlan:
 
     service: str
     """Name inside the stack, and DNS name on its networks: `nginx`, `chat-0`."""
+    host: str
+    """The host of the spec that runs it."""
     component: Literal["serving", "gateway", "observability"]
     image: str
     user: str

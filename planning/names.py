@@ -9,6 +9,8 @@ LITELLM_ALIAS = "litellm"
 LITELLM_PORT = 4000
 NGINX_PORT = 8080
 VLLM_PORT = 8000
+FRONT_PORT = 8300
+"""Of a host that the gateway does not run on: the way to its engines and exporters."""
 PROMETHEUS_PORT = 9090
 ALERTMANAGER_PORT = 9093
 NODE_EXPORTER_PORT = 9100

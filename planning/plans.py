@@ -1,21 +1,25 @@
 """What a stack consists of once everything is decided."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from planning.containers import ContainerPlan
+from planning.hosts.plan import HostPlan
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelPlan:
-    """One model: the job that puts its weights into the volume, and its engine processes."""
+    """One model: the jobs that bring its weights to each host, and its engine processes."""
 
     name: str
-    fetch: ContainerPlan
+    fetches: tuple[ContainerPlan, ...]
     replicas: tuple[ContainerPlan, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class GatewayPlan:
+    fronts: tuple[ContainerPlan, ...]
+    """On every other host: the gateway's way to the engines there."""
     litellm: tuple[ContainerPlan, ...]
     nginx: ContainerPlan
 
@@ -28,12 +32,21 @@ class ObservabilityPlan:
 @dataclass(frozen=True, kw_only=True)
 class StackPlan:
     stack: str
+    hosts: tuple[HostPlan, ...]
+    """Hosts over SSH; this machine is none of them."""
+    models_dirs: Mapping[str, str]
+    """Host over SSH → its folder of weights, which is the volume `models` there."""
+    waiting: Mapping[str, str]
+    """Hosts that run nothing yet → why."""
     models: tuple[ModelPlan, ...]
-    gateway: GatewayPlan
+    gateway: GatewayPlan | None
+    """None while its host waits."""
     observability: ObservabilityPlan
 
     @property
     def containers(self) -> tuple[ContainerPlan, ...]:
         """Every container of the stack."""
-        models = [c for model in self.models for c in (model.fetch, *model.replicas)]
-        return (*models, *self.gateway.litellm, self.gateway.nginx, *self.observability.containers)
+        models = [c for model in self.models for c in (*model.fetches, *model.replicas)]
+        there = self.gateway
+        gateway = (*there.fronts, *there.litellm, there.nginx) if there else ()
+        return (*models, *gateway, *self.observability.containers)

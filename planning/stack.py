@@ -1,17 +1,28 @@
 """From the spec to the whole plan."""
 
 from planning.gateway.plan import plan_gateway
+from planning.hosts.plan import HostPlan
 from planning.observability.plan import plan_observability
+from planning.placement import gateway_host, served
 from planning.plans import StackPlan
 from planning.serving.plan import plan_model
+from stack_configs.schema.hosts import SshConnection
 from stack_configs.schema.stack import StackSpec
 
 
 def plan_stack(spec: StackSpec) -> StackPlan:
     """Everything that will run for `spec`. Pure: the same spec gives the same plan on every machine."""
+    hosts = tuple(
+        HostPlan(name=name, connection=host.connection, steps=())
+        for name, host in spec.file.hosts.items()
+        if isinstance(host.connection, SshConnection)
+    )
     return StackPlan(
         stack=spec.stack,
-        models=tuple(plan_model(name, spec) for name in spec.file.models),
-        gateway=plan_gateway(spec),
+        hosts=hosts,
+        models_dirs={host.name: spec.file.hosts[host.name].models_dir for host in hosts},
+        waiting=spec.waiting,
+        models=tuple(plan_model(name, spec) for name in served(spec)),
+        gateway=None if gateway_host(spec) in spec.waiting else plan_gateway(spec),
         observability=plan_observability(spec),
     )

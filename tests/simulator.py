@@ -21,6 +21,7 @@ def simulator(
     """
     return ContainerPlan(
         service=service,
+        host="local",
         component="serving",
         image=need_image("llm-d-sim"),
         user="65532:65532",

@@ -1,5 +1,6 @@
 """The gateway: one OpenAI-compatible address for all models."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pulumi import ComponentResource, Input, Resource, ResourceOptions
@@ -11,21 +12,26 @@ from planning.plans import GatewayPlan
 @dataclass(frozen=True, kw_only=True)
 class GatewayArgs:
     plan: GatewayPlan
-    runtime: Runtime
+    runtimes: Mapping[str, Runtime]
+    """By host."""
 
 
 class Gateway(ComponentResource):
-    """LiteLLM instances, replaced one at a time, and nginx in front of them."""
+    """LiteLLM instances, replaced one at a time, nginx in front of them, and fronts on the other hosts."""
 
     url: str
-    """Where clients point their OpenAI SDK: `http://127.0.0.1:8080/v1`."""
+    """Where clients on the gateway's host point their OpenAI SDK: `http://127.0.0.1:8080/v1`."""
 
     def __init__(self, name: str, args: GatewayArgs, opts: ResourceOptions | None = None) -> None:
         super().__init__("inference-stack:gateway:Gateway", name, None, opts)
+        for front in args.plan.fronts:
+            run_container(front, args.runtimes[front.host], ResourceOptions(parent=self))
         previous: list[Input[Resource]] = []
         for instance in args.plan.litellm:
-            running = run_container(instance, args.runtime, ResourceOptions(parent=self, depends_on=[*previous]))
+            runtime = args.runtimes[instance.host]
+            running = run_container(instance, runtime, ResourceOptions(parent=self, depends_on=[*previous]))
             previous = [running.ready]
-        run_container(args.plan.nginx, args.runtime, ResourceOptions(parent=self))
-        self.url = f"http://127.0.0.1:{args.plan.nginx.ports[0].host}/v1"
+        nginx = args.plan.nginx
+        run_container(nginx, args.runtimes[nginx.host], ResourceOptions(parent=self))
+        self.url = f"http://127.0.0.1:{nginx.ports[0].host}/v1"
         self.register_outputs({"url": self.url})

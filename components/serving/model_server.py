@@ -1,8 +1,9 @@
-"""One model: the job that fetches its weights, and its engine processes."""
+"""One model: the jobs that fetch its weights, and its engine processes."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pulumi import ComponentResource, ResourceOptions
+from pulumi import ComponentResource, Input, Resource, ResourceOptions
 
 from components.containers import Runtime, run_container
 from planning.plans import ModelPlan
@@ -11,11 +12,12 @@ from planning.plans import ModelPlan
 @dataclass(frozen=True, kw_only=True)
 class ModelServerArgs:
     plan: ModelPlan
-    runtime: Runtime
+    runtimes: Mapping[str, Runtime]
+    """By host."""
 
 
 class ModelServer(ComponentResource):
-    """A model's weights in the stack's volume, and its replicas, each healthy before the next is touched.
+    """A model's weights on each of its hosts, and its replicas, each healthy before the next is touched.
 
     Healthy means: the engine answers `/health`, lists the model, and has answered one real completion.
     """
@@ -26,11 +28,13 @@ class ModelServer(ComponentResource):
     def __init__(self, name: str, args: ModelServerArgs, opts: ResourceOptions | None = None) -> None:
         super().__init__("inference-stack:serving:ModelServer", name, None, opts)
         child = ResourceOptions(parent=self)
-        fetch = run_container(args.plan.fetch, args.runtime, child)
+        # No engine is stopped before every host has the weights.
+        previous: list[Input[Resource]] = [
+            run_container(fetch, args.runtimes[fetch.host], child).ready for fetch in args.plan.fetches
+        ]
         # A chain: the engine replaces one replica, sees it healthy, and only then goes on to the next.
-        previous = fetch.ready
         for replica in args.plan.replicas:
-            running = run_container(replica, args.runtime, ResourceOptions(parent=self, depends_on=[previous]))
-            previous = running.ready
+            after = ResourceOptions(parent=self, depends_on=previous)
+            previous = [run_container(replica, args.runtimes[replica.host], after).ready]
         self.replicas = [replica.service for replica in args.plan.replicas]
         self.register_outputs({"replicas": self.replicas})

@@ -25,7 +25,7 @@ def program() -> None:
         networks=make_networks(names, opts),
         volumes={MODELS_VOLUME: make_volume(names, MODELS_VOLUME, "serving", opts)},
     )
-    server = ModelServer("chat", ModelServerArgs(plan=plan_model("chat", spec), runtime=runtime))
+    server = ModelServer("chat", ModelServerArgs(plan=plan_model("chat", spec), runtimes={"local": runtime}))
     pulumi.export("replicas", server.replicas)
 
 

@@ -4,7 +4,7 @@ import json
 from math import ceil
 from pathlib import Path
 
-from planning.containers import FILES_DIR, ContainerPlan, Health
+from planning.containers import FILES_DIR, ContainerPlan, Health, Network
 from planning.gateway.litellm_config import (
     GeneralSettings,
     LitellmParams,
@@ -15,7 +15,8 @@ from planning.gateway.litellm_config import (
     RetryPolicy,
     RouterSettings,
 )
-from planning.names import LITELLM_ALIAS, LITELLM_PORT, VLLM_PORT, litellm_service, replica_service, uid_of
+from planning.names import LITELLM_ALIAS, LITELLM_PORT, litellm_service, uid_of
+from planning.placement import engine_url, gateway_host, placed, served
 from stack_configs.schema.gateway import Gateway
 from stack_configs.schema.stack import StackSpec
 
@@ -46,6 +47,8 @@ def plan_litellm(spec: StackSpec) -> tuple[ContainerPlan, ...]:
     """The LiteLLM instances, all alike. Each has one worker: instances are what is added for more load (a worker does
     about 125 requests/s), and a worker's metrics and limits need no shared files or Redis."""
     image = spec.images["litellm"]
+    elsewhere = any(replica.host != gateway_host(spec) for replica in placed(spec))
+    networks: tuple[Network, ...] = ("inner", "edge") if elsewhere else ("inner",)
     files = {
         "config.yaml": proxy_config(spec).to_yaml(),
         "keys.json": keys_json(spec),
@@ -54,6 +57,7 @@ def plan_litellm(spec: StackSpec) -> tuple[ContainerPlan, ...]:
     return tuple(
         ContainerPlan(
             service=service,
+            host=gateway_host(spec),
             component="gateway",
             image=image.ref,
             user=f"{uid_of(service)}:{uid_of(service)}",
@@ -61,6 +65,7 @@ def plan_litellm(spec: StackSpec) -> tuple[ContainerPlan, ...]:
             env=ENV,
             files=files,
             tmpfs={"/tmp": "size=64m,mode=1777"},
+            networks=networks,
             aliases=(LITELLM_ALIAS,),
             memory_mib=512 + LARGEST_AT_ONCE * 6 * spec.file.gateway.max_body_mib,
             max_processes=128,  # 16 threads were seen under load
@@ -97,18 +102,17 @@ def proxy_config(spec: StackSpec) -> ProxyConfig:
     return ProxyConfig(
         model_list=tuple(
             ModelEntry(
-                model_name=name,
+                model_name=replica.model,
                 litellm_params=LitellmParams(
-                    model=f"hosted_vllm/{name}",
-                    api_base=f"http://{replica_service(name, index)}:{VLLM_PORT}/v1",
+                    model=f"hosted_vllm/{replica.model}",
+                    api_base=engine_url(replica, spec),
                     api_key="none",
                     timeout=timeout,
                     stream_timeout=stream_timeout,
                 ),
-                model_info=ModelInfo(id=replica_service(name, index)),
+                model_info=ModelInfo(id=replica.service),
             )
-            for name, model in spec.file.models.items()
-            for index in range(len(model.replicas))
+            for replica in placed(spec)
         ),
         router_settings=RouterSettings(
             # Splits evenly; the latency- and usage-based strategies starved one of two equal replicas.
@@ -118,7 +122,7 @@ def proxy_config(spec: StackSpec) -> ProxyConfig:
             retry_after=0,
             allowed_fails=3,
             cooldown_time=10,
-            fallbacks=tuple({name: targets} for name, targets in gateway.fallbacks.items()),
+            fallbacks=tuple({name: targets} for name, targets in _fallbacks(spec).items()),
             timeout=timeout,
             stream_timeout=stream_timeout,
         ),
@@ -142,18 +146,29 @@ def proxy_config(spec: StackSpec) -> ProxyConfig:
 
 def keys_json(spec: StackSpec) -> str:
     """What key_auth.py reads: each key's SHA-256 → who it is and what it may do. No secret is in it."""
-    gateway = spec.file.gateway
+    gateway, models = spec.file.gateway, served(spec)
     keys = {
         spec.key_hashes[name]: {
             "id": name,
-            "models": list(spec.file.models) if key.models == "all" else list(key.models),
+            "models": [model for model in models if key.models == "all" or model in key.models],
             "rpm": _share(key.rpm, gateway),
             "tpm": _share(key.tpm, gateway),
         }
         for name, key in gateway.keys.items()
     }
-    fallbacks = {name: list(targets) for name, targets in gateway.fallbacks.items()}
-    return json.dumps({"keys": keys, "models": list(spec.file.models), "fallbacks": fallbacks}, indent=1)
+    fallbacks = {name: list(targets) for name, targets in _fallbacks(spec).items()}
+    return json.dumps({"keys": keys, "models": list(models), "fallbacks": fallbacks}, indent=1)
+
+
+def _fallbacks(spec: StackSpec) -> dict[str, tuple[str, ...]]:
+    """The spec's, without models that wait for their host."""
+    models = served(spec)
+    found = {
+        name: tuple(target for target in targets if target in models)
+        for name, targets in spec.file.gateway.fallbacks.items()
+        if name in models
+    }
+    return {name: targets for name, targets in found.items() if targets}
 
 
 def _share(limit: int | None, gateway: Gateway) -> int | None:

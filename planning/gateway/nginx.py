@@ -3,6 +3,7 @@
 from planning.containers import FILES_DIR, ContainerPlan, Health, PublishedPort
 from planning.gateway.nginx_conf import ALIVE_PORT, SHUTDOWN_S, nginx_conf
 from planning.names import NGINX_PORT
+from planning.placement import gateway_host
 from stack_configs.schema.stack import StackSpec
 
 USER = "101:101"
@@ -17,6 +18,7 @@ def plan_nginx(spec: StackSpec) -> ContainerPlan:
     tmpfs_mib = 16 + 4 * body
     return ContainerPlan(
         service="nginx",
+        host=gateway_host(spec),
         component="gateway",
         image=image.ref,
         user=USER,

@@ -10,6 +10,10 @@ ALIVE_PORT = 8081
 SHUTDOWN_S = 60
 """How long running answers may go on after SIGQUIT."""
 WORKERS = 2
+TEMP_PATHS = "\n".join(
+    f"    {name}_temp_path /tmp/{name};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+)
+"""All that nginx writes lies on the container's tmpfs."""
 
 
 @dataclass(frozen=True)
@@ -105,11 +109,7 @@ events {{
 }}
 
 http {{
-    client_body_temp_path /tmp/client_body;
-    proxy_temp_path /tmp/proxy;
-    fastcgi_temp_path /tmp/fastcgi;
-    uwsgi_temp_path /tmp/uwsgi;
-    scgi_temp_path /tmp/scgi;
+{TEMP_PATHS}
 
     log_format line escape=json '{{{log}}}';
     access_log /dev/stdout line;

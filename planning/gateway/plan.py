@@ -1,5 +1,6 @@
-"""The gateway's containers: nginx in front of LiteLLM."""
+"""The gateway's containers: nginx in front of LiteLLM, and on every other host the way to its engines."""
 
+from planning.gateway.front import plan_fronts
 from planning.gateway.litellm import plan_litellm
 from planning.gateway.nginx import plan_nginx
 from planning.plans import GatewayPlan
@@ -7,4 +8,4 @@ from stack_configs.schema.stack import StackSpec
 
 
 def plan_gateway(spec: StackSpec) -> GatewayPlan:
-    return GatewayPlan(litellm=plan_litellm(spec), nginx=plan_nginx(spec))
+    return GatewayPlan(fronts=plan_fronts(spec), litellm=plan_litellm(spec), nginx=plan_nginx(spec))

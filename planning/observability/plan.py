@@ -13,6 +13,7 @@ from planning.observability.alertmanager import alertmanager_yml
 from planning.observability.dcgm import counters_csv
 from planning.observability.rules import rules_yml
 from planning.observability.targets import RULES_FILE, gpus, prometheus_yml, watches_gpus
+from planning.placement import gateway_host, named_on, ready_hosts
 from planning.plans import ObservabilityPlan
 from stack_configs.schema.stack import StackSpec
 
@@ -29,10 +30,13 @@ def plan_observability(spec: StackSpec) -> ObservabilityPlan:
     DCGM exporter runs only where there is an NVIDIA GPU, Grafana only where its image can be had and the
     spec asks for it.
     """
-    containers = [_prometheus(spec), _alertmanager(spec), _node_exporter(spec)]
-    if watches_gpus(spec):
-        containers.append(_dcgm_exporter(spec))
-    if spec.file.observability.grafana is not None and "grafana" in spec.images:
+    here = gateway_host(spec) in ready_hosts(spec)
+    containers = [_prometheus(spec), _alertmanager(spec)] if here else []
+    for host in ready_hosts(spec):
+        containers.append(_node_exporter(host, spec))
+        if watches_gpus(spec, host):
+            containers.append(_dcgm_exporter(host, spec))
+    if here and spec.file.observability.grafana is not None and "grafana" in spec.images:
         containers.append(_grafana(spec, spec.file.observability.grafana.port))
     return ObservabilityPlan(containers=tuple(containers))
 
@@ -42,6 +46,7 @@ def _prometheus(spec: StackSpec) -> ContainerPlan:
     image = spec.images["prometheus"]
     return ContainerPlan(
         service="prometheus",
+        host=gateway_host(spec),
         component="observability",
         image=image.ref,
         user=NOBODY,
@@ -70,6 +75,7 @@ def _alertmanager(spec: StackSpec) -> ContainerPlan:
     image = spec.images["alertmanager"]
     return ContainerPlan(
         service="alertmanager",
+        host=gateway_host(spec),
         component="observability",
         image=image.ref,
         user=NOBODY,
@@ -90,7 +96,7 @@ def _alertmanager(spec: StackSpec) -> ContainerPlan:
     )
 
 
-def _node_exporter(spec: StackSpec) -> ContainerPlan:
+def _node_exporter(host: str, spec: StackSpec) -> ContainerPlan:
     """Figures of the host: CPU, memory, file systems, disks, load.
 
     It has its own network namespace, so the host's network interfaces are not among them: with the host's
@@ -99,7 +105,8 @@ def _node_exporter(spec: StackSpec) -> ContainerPlan:
     image = spec.images["node-exporter"]
     uid = uid_of("node-exporter")
     return ContainerPlan(
-        service="node-exporter",
+        service=named_on("node-exporter", host, spec),
+        host=host,
         component="observability",
         image=image.ref,
         user=f"{uid}:{uid}",
@@ -126,7 +133,7 @@ def _node_exporter(spec: StackSpec) -> ContainerPlan:
     )
 
 
-def _dcgm_exporter(spec: StackSpec) -> ContainerPlan:
+def _dcgm_exporter(host: str, spec: StackSpec) -> ContainerPlan:
     """Figures of the NVIDIA GPUs, without profiling fields: those need root and CAP_SYS_ADMIN.
 
     Written after the image's Dockerfile (NVIDIA/dcgm-exporter, docker/Dockerfile, 2026-05); no test of ours has run it.
@@ -138,7 +145,8 @@ def _dcgm_exporter(spec: StackSpec) -> ContainerPlan:
         "&& read -r line <&3 && [[ $line == *' 200 '* ]]"
     )
     return ContainerPlan(
-        service="dcgm-exporter",
+        service=named_on("dcgm-exporter", host, spec),
+        host=host,
         component="observability",
         image=image.ref,
         # The image's own user without root's rights.
@@ -150,7 +158,7 @@ def _dcgm_exporter(spec: StackSpec) -> ContainerPlan:
         tmpfs={"/tmp": "size=16m,mode=1777"},
         memory_mib=512,
         health=Health(command=("/usr/bin/bash", "-c", check)),
-        gpus=gpus(spec),
+        gpus=gpus(spec, host),
         starts_in_s=image.starts_in_s,
     )
 
@@ -167,6 +175,7 @@ def _grafana(spec: StackSpec, port: int) -> ContainerPlan:
     image = spec.images["grafana"]
     return ContainerPlan(
         service="grafana",
+        host=gateway_host(spec),
         component="observability",
         image=image.ref,
         # The image's own user, who owns its data folder.

@@ -1,22 +1,27 @@
-"""From a model in the spec to its containers: one job that fetches weights, and one engine a replica."""
+"""From a model in the spec to its containers: a job on each host that fetches weights, and one engine a replica."""
 
 from planning.containers import ContainerPlan, VolumeMount
-from planning.names import MODELS_VOLUME, replica_service, uid_of
+from planning.names import MODELS_VOLUME, uid_of
+from planning.placement import PlacedReplica, placed
 from planning.plans import ModelPlan
 from planning.serving.engines import vllm
 from planning.serving.weights import MODELS_DIR, fetch_job, weights_of
-from stack_configs.schema.models import Model, Replica
+from stack_configs.schema.models import Replica
 from stack_configs.schema.stack import StackSpec
 
 
 def plan_model(name: str, spec: StackSpec) -> ModelPlan:
     """The containers of the model that clients call `name`."""
     model = spec.file.models[name]
-    gpus = [gpus_of(replica, spec) for replica in model.replicas]
+    mine = [replica for replica in placed(spec) if replica.model == name]
+    first = {replica.host: replica for replica in reversed(mine)}
     return ModelPlan(
         name=name,
-        fetch=fetch_job(name, model, spec, gpus[0]),
-        replicas=tuple(_replica(name, index, model, spec, mine) for index, mine in enumerate(gpus)),
+        fetches=tuple(
+            fetch_job(name, host, model, spec, gpus_of(replica.replica, spec))
+            for host, replica in sorted(first.items(), key=lambda item: mine.index(item[1]))
+        ),
+        replicas=tuple(_replica(replica, spec) for replica in mine),
     )
 
 
@@ -28,12 +33,14 @@ def gpus_of(replica: Replica, spec: StackSpec) -> tuple[str, ...]:
     return spec.local_gpus[:1] if local else ()
 
 
-def _replica(name: str, index: int, model: Model, spec: StackSpec, gpus: tuple[str, ...]) -> ContainerPlan:
-    service = replica_service(name, index)
+def _replica(placed: PlacedReplica, spec: StackSpec) -> ContainerPlan:
+    name, service, model = placed.model, placed.service, spec.file.models[placed.model]
+    gpus = gpus_of(placed.replica, spec)
     image = spec.images[vllm.image(gpus)]
     user = uid_of(service)
     return ContainerPlan(
         service=service,
+        host=placed.host,
         component="serving",
         image=image.ref,
         user=f"{user}:{user}",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from planning.containers import FILES_DIR, ContainerPlan, VolumeMount
 from planning.names import MODELS_VOLUME, uid_of
+from planning.placement import named_on
 from planning.serving.engines import vllm
 from stack_configs.schema.models import Model
 from stack_configs.schema.stack import StackSpec
@@ -54,13 +55,14 @@ def weights_of(model: Model, spec: StackSpec) -> Weights:
     return Weights(folder=f"random/{recipe}", script=script, args=("--positions", str(positions)))
 
 
-def fetch_job(name: str, model: Model, spec: StackSpec, gpus: tuple[str, ...]) -> ContainerPlan:
-    """The job that fills the model's folder. Run again, it finds the folder complete and ends."""
+def fetch_job(name: str, host: str, model: Model, spec: StackSpec, gpus: tuple[str, ...]) -> ContainerPlan:
+    """The job that fills the model's folder on a host. Run again, it finds the folder complete and ends."""
     weights = weights_of(model, spec)
     user = uid_of(FETCHER)
     hub = spec.weights == "hub"
     return ContainerPlan(
-        service=f"{name}-fetch",
+        service=named_on(f"{name}-fetch", host, spec),
+        host=host,
         component="serving",
         image=spec.images[vllm.image(gpus)].ref,
         user=f"{user}:{user}",

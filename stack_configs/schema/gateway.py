@@ -21,6 +21,8 @@ class ApiKey(Frozen):
 class Gateway(Frozen):
     """One OpenAI-compatible address for all models."""
 
+    host: Name | None = None
+    """The host that runs gateway and monitoring; a stack with one host needs no word of it."""
     port: Port = 8080
     """Where nginx listens: on 127.0.0.1 in dev."""
     instances: Annotated[int, Field(ge=1, le=4)] = 1

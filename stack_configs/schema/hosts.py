@@ -1,8 +1,9 @@
 """Machines that run containers."""
 
+from ipaddress import ip_address
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints
 
 from stack_configs.schema.base import Frozen, GpuUuid, Port
 from stack_configs.schema.versions import CudaVersion, RepositoryName
@@ -12,6 +13,9 @@ DriverBranch = Annotated[str, StringConstraints(pattern=r"^\d{3}$")]
 
 AbsolutePath = Annotated[str, StringConstraints(pattern=r"^(/[A-Za-z0-9._-]+)+$")]
 """A folder on a host, without spaces."""
+
+IpAddress = Annotated[str, AfterValidator(lambda text: str(ip_address(text)))]
+"""An IPv4 or IPv6 address."""
 
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 
@@ -93,6 +97,9 @@ class Host(Frozen):
     """How the host is reached."""
     gpus: tuple[GpuUuid, ...] = ()
     """The NVIDIA GPUs that models may use; `make facts` prints them. In dev, `make up` finds them."""
+    lan_address: IpAddress | None = None
+    """Its IP address in a network that you trust with prompts: in a stack of several hosts the gateway's host, and no
+    other, reaches the engines there by plain HTTP."""
     driver: Driver | None = None
     """Left out, whatever driver the host has stays as it is."""
     cuda_toolkit: CudaVersion | None = None

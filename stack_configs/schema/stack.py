@@ -61,4 +61,6 @@ class StackSpec(Frozen):
     """What hosts said, by host; never an input of a resource."""
     repairs: dict[Name, dict[str, int]] = {}
     """Host → step → how often drift was repaired; Pulumi config `repairs`, raised by `make drift`."""
+    waiting: dict[Name, str] = {}
+    """Hosts that can't run models yet → why."""
     warnings: tuple[str, ...] = ()

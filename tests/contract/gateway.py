@@ -144,6 +144,7 @@ def fake_engine() -> ContainerPlan:
     """One container that answers as chat-0, chat-1 and spare-0."""
     return ContainerPlan(
         service="engine",
+        host="local",
         component="serving",
         image=need_image("python"),
         user="30000:30000",

@@ -56,6 +56,7 @@ def watching() -> Iterator[Watching]:
     """The monitoring as planned; every target has been scraped for a while."""
     pages = ContainerPlan(
         service="pages",
+        host="local",
         component="observability",
         image=need_image("python"),
         user="65534:65534",

@@ -67,7 +67,7 @@ def engine(plans: ModelPlan) -> Iterator[Engine]:
     box = Sandbox("serving-test")
     volume = f"{box.name}-models"
     try:
-        job = box.run(plans.fetch, volumes={"models": volume})
+        job = box.run(plans.fetches[0], volumes={"models": volume})
         assert inspect(job)["State"]["ExitCode"] == 0, docker("logs", job)
         yield Engine(box, plans.replicas[0], {"models": volume})
     finally:

@@ -16,6 +16,7 @@ NETWORK = "docker:index/network:Network"
 
 PLAN = ContainerPlan(
     service="web",
+    host="local",
     component="gateway",
     image="example/web:1",
     user="101:101",

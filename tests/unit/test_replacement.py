@@ -13,7 +13,13 @@ from planning.containers import ContainerPlan
 NAME = "inference-dev-chat-0"
 GPU = "GPU-3f0c6f0e-6b1f-4c39-9d0e-0a4f1c2b7d11"
 PLAN = ContainerPlan(
-    service="chat-0", component="serving", image="example/vllm:1", user="1:1", memory_mib=64, comes_back=True
+    service="chat-0",
+    host="local",
+    component="serving",
+    image="example/vllm:1",
+    user="1:1",
+    memory_mib=64,
+    comes_back=True,
 )
 OLD = Kept("0123456789abcdef", NAME)
 

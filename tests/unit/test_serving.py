@@ -40,7 +40,7 @@ def test_dev_on_a_gpu_and_prod_run_the_same_container_on_other_devices() -> None
     prod = replica_of(spec("prod", one_model("ssh", {"gpus": [OTHER_GPU]})))
     assert dev.gpus == (GPU,)
     assert prod.gpus == (OTHER_GPU,)
-    assert dataclasses.replace(dev, gpus=()) == dataclasses.replace(prod, gpus=())
+    assert dataclasses.replace(dev, gpus=(), host="") == dataclasses.replace(prod, gpus=(), host="")
 
 
 def test_without_gpus_a_replica_runs_on_the_cpu() -> None:
@@ -92,7 +92,7 @@ def test_engines_are_hardened_without_exception() -> None:
     for stack in (spec("dev", two_models()), spec("dev", two_models(), local_gpus=(GPU,))):
         for name in stack.file.models:
             plan = plan_model(name, stack)
-            for container in (plan.fetch, *plan.replicas):
+            for container in (*plan.fetches, *plan.replicas):
                 assert not container.exceptions
                 assert not container.capabilities
                 assert not container.ports
@@ -107,7 +107,7 @@ def test_engines_are_hardened_without_exception() -> None:
 def test_a_second_model_clashes_with_nothing() -> None:
     stack = spec("dev", two_models())
     plans = [plan_model(name, stack) for name in stack.file.models]
-    containers = [c for plan in plans for c in (plan.fetch, *plan.replicas)]
+    containers = [c for plan in plans for c in (*plan.fetches, *plan.replicas)]
     assert [c.service for c in containers] == ["chat-fetch", "chat-0", "chat-1", "small-fetch", "small-0"]
     assert len({c.user for c in containers if not c.job}) == 3
 
@@ -129,8 +129,9 @@ def test_kinds_lengths_and_revisions_of_weights_never_share_a_folder() -> None:
 def test_the_job_fills_the_folder_that_the_engine_reads(weights: str) -> None:
     plan = plan_model("chat", spec("dev", one_model(), weights=weights))
     (read,) = plan.replicas[0].mounts
-    (filled,) = plan.fetch.mounts
-    into = plan.fetch.command[plan.fetch.command.index("--into") + 1]
+    (fetch,) = plan.fetches
+    (filled,) = fetch.mounts
+    into = fetch.command[fetch.command.index("--into") + 1]
     assert plan.replicas[0].command[0].removeprefix(read.target) == into.removeprefix(filled.target)
     assert (read.source, read.read_only) == (filled.source, True)
     assert filled.read_only is False
@@ -139,10 +140,10 @@ def test_the_job_fills_the_folder_that_the_engine_reads(weights: str) -> None:
 def test_only_fetching_from_the_hub_has_a_way_out() -> None:
     hub = plan_model("chat", spec("dev", one_model()))
     random = plan_model("chat", spec("dev", one_model(), weights="random"))
-    assert hub.fetch.networks == ("edge",)
-    assert random.fetch.networks == ("inner",)
+    assert [fetch.networks for fetch in (*hub.fetches, *random.fetches)] == [("edge",), ("inner",)]
 
 
 def test_a_random_model_is_long_enough_for_the_spec() -> None:
     plan = plan_model("chat", spec("dev", one_model(max_model_len=50_000), weights="random"))
-    assert int(plan.fetch.command[plan.fetch.command.index("--positions") + 1]) >= 50_000
+    (fetch,) = plan.fetches
+    assert int(fetch.command[fetch.command.index("--positions") + 1]) >= 50_000
