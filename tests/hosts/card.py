@@ -7,8 +7,9 @@ A real card was never in a test host. What stands in, and for what:
   `modprobe nvidia`, in the version of the module package that is installed then (built, where DKMS is asked to), and
   stay until the next boot whatever is installed: an update without a reboot leaves the old one, as on a real host;
 - /usr/local/bin/nvidia-smi, for the answers that the driver's programs give: there as long as a package of them is
-  installed, it says that it can't communicate while no module is loaded, and that versions differ while they do. Rows and
-  messages are shaped by NVIDIA's documented formats and by reports of lost cards (NVIDIA/open-gpu-kernel-modules#387);
+  installed, it says that it can't communicate while no module is loaded, and that versions differ while they do. Rows
+  and messages are shaped by NVIDIA's documented formats and by reports of lost cards (such as NVIDIA's
+  open-gpu-kernel-modules#387);
 - /dev/nvidia0 and on, which are /dev/null.
 
 `lose` lets a card fall off the bus until the next boot; `take_out` and `put_back` move it by hand.
