@@ -63,5 +63,4 @@ def engine_url(replica: PlacedReplica, spec: StackSpec) -> str:
 
 def front_address(host: Host) -> str:
     """Address and port of the host's front."""
-    address = host.lan_address or ""
-    return f"[{address}]:{FRONT_PORT}" if ":" in address else f"{address}:{FRONT_PORT}"
+    return f"{host.lan_address}:{FRONT_PORT}"

@@ -7,11 +7,12 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from stack_configs.problems import Path
 from stack_configs.schema.gateway import Gateway
-from stack_configs.schema.hosts import Host, SshConnection
+from stack_configs.schema.hosts import Host, SshConnection, SshServer
 from stack_configs.schema.models import Model
 from stack_configs.schema.observability import Observability
 
@@ -61,6 +62,7 @@ class Parsed:
 def broken_rules(spec: Parsed, weights: str, local_gpus: tuple[str, ...]) -> Iterator[Found]:
     """Every rule over every part."""
     yield from _hosts(spec)
+    yield from _between_hosts(spec)
     for name, model in spec.models.items():
         yield from _model(name, model, spec)
         yield from _replicas(name, model, spec)
@@ -122,18 +124,9 @@ def _hosts(spec: Parsed) -> Iterator[Found]:
                 "one entry per machine",
             )
         seen.setdefault(at, name)
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.:-]*", host.connection.address):
-            yield (
-                ("hosts", name, "connection", "address"),
-                "is no name or IP address alone",
-                "write it without user, port or spaces; `user` and `port` are settings of their own",
-            )
-        if not HOST_KEY.match(host.connection.host_key):
-            yield (
-                ("hosts", name, "connection", "host_key"),
-                "is no public host key; without one, anybody could pose as this host",
-                f"write what `ssh-keyscan -t ed25519 {host.connection.address}` prints after the name",
-            )
+        yield from _server(("hosts", name, "connection"), host.connection)
+        if host.connection.jump:
+            yield from _server(("hosts", name, "connection", "jump"), host.connection.jump)
         if host.connection.address in ("localhost", "127.0.0.1", "::1"):
             yield (
                 ("hosts", name, "connection", "address"),
@@ -154,6 +147,62 @@ def _hosts(spec: Parsed) -> Iterator[Found]:
                     "a GPU is in one machine",
                 )
             owners.setdefault(gpu, name)
+
+
+def _server(at: Path, server: SshServer) -> Iterator[Found]:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.:-]*", server.address):
+        yield (
+            (*at, "address"),
+            "is no name or IP address alone",
+            "write it without user, port or spaces; `user` and `port` are settings of their own",
+        )
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.@-]*", server.user):
+        yield ((*at, "user"), "is no user's name", "write the name alone, of letters, digits, `_`, `.`, `-` and `@`")
+    if not HOST_KEY.match(server.host_key):
+        yield (
+            (*at, "host_key"),
+            "is no public host key; without one, anybody could pose as this host",
+            f"write what `ssh-keyscan -t ed25519 {server.address}` prints after the name",
+        )
+
+
+def _between_hosts(spec: Parsed) -> Iterator[Found]:
+    """Which host is the gateway's, and the addresses by which it and the others know each other."""
+    every = [*spec.hosts, *(str(path[1]) for path in spec.broken if path[0] == "hosts" and len(path) > 1)]
+    # This machine beside others is refused already.
+    several = len(every) > 1 and all(host.connection.kind == "ssh" for host in spec.hosts.values())
+    gateway = spec.gateway
+    if gateway and gateway.host is None and several:
+        says = f"is missing, and there are {len(every)} hosts: one of them runs gateway and monitoring"
+        yield (("gateway", "host"), says, _choose(spec.hosts))
+    elif gateway and gateway.host is not None and gateway.host not in every:
+        yield (("gateway", "host"), f"there is no host {gateway.host}", _choose(spec.hosts))
+    owners: dict[str, str] = {}
+    for name, host in spec.hosts.items():
+        at, address = ("hosts", name, "lan_address"), host.lan_address
+        if address is None:
+            if several:
+                yield (
+                    at,
+                    "is missing: between several hosts, the gateway's reaches the engines of the others by it",
+                    "write the host's IP address in a network of yours, as `ip -brief address` shows it there",
+                )
+            continue
+        if owners.setdefault(address, name) != name:
+            yield (at, f"{address} is host {owners[address]}'s already", "write each host's own address")
+        if ip_address(address).is_global:
+            yield (
+                at,
+                f"{address} is a public address: engines would be offered to the internet, without a key or TLS",
+                "write an address of a private network, or of a mesh",
+            )
+        elif not _can_be_reached(address):
+            yield (at, f"{address} can't be reached from another host", "write its address in a network they share")
+
+
+def _can_be_reached(address: str) -> bool:
+    ip = ip_address(address)
+    return not (ip.is_loopback or ip.is_unspecified or ip.is_multicast or ip.is_link_local)
 
 
 def _model(name: str, model: Model, spec: Parsed) -> Iterator[Found]:
@@ -246,8 +295,16 @@ def _services(spec: Parsed) -> Iterator[Found]:
     if spec.gateway:
         owner |= {f"litellm-{i}": "the stack's own" for i in range(spec.gateway.instances)}
     owner["litellm"] = "the stack's own"
+    if spec.gateway and spec.gateway.host:
+        # What several hosts have is called after its host everywhere but at the gateway's.
+        others = [host for host in spec.hosts if host != spec.gateway.host]
+        shared = ("front", "node-exporter", "dcgm-exporter")
+        owner |= {f"{service}-{host}": "the stack's own" for service in shared for host in others}
+    else:
+        others = []
     for name, model in spec.models.items():
         mine = [f"{name}-{index}" for index in range(len(model.replicas))] + [f"{name}-fetch"]
+        mine += [f"{name}-fetch-{host}" for host in others]
         mine += [f"{service}-files" for service in mine]
         for service in [*mine, name]:
             if service in owner:

@@ -4,8 +4,6 @@ It listens on the host's address in the local network, where it answers the gate
 where a mesh can publish it. Engines and exporters themselves publish nothing.
 """
 
-from ipaddress import ip_address
-
 from planning.containers import FILES_DIR, ContainerPlan, Health, PublishedPort
 from planning.gateway.nginx import USER
 from planning.gateway.nginx_conf import ALIVE_PORT, SHUTDOWN_S, TEMP_PATHS, WORKERS
@@ -21,6 +19,10 @@ ENGINES = "[a-z][a-z0-9-]*-[0-9]+"
 """Replicas by their service names: any, so that a new model needs no other front."""
 PATHS = ("v1/chat/completions", "v1/completions", "v1/embeddings", "v1/models", "health", "metrics")
 """What the gateway and Prometheus ask an engine for; an engine has more, and none of it is let through."""
+
+
+NOBODY = "192.0.2.1"
+"""An address for documentation, from which nothing comes: for a gateway's host without an address."""
 
 
 def plan_fronts(spec: StackSpec) -> tuple[ContainerPlan, ...]:
@@ -88,7 +90,7 @@ http {{
     # By the local network only the gateway's host is answered.
     geo $from {{
         default 0;
-        {_address(gateway)} 1;
+        {gateway or NOBODY} 1;
     }}
     map $server_port:$from $welcome {{
         default 0;
@@ -134,8 +136,3 @@ def _exporter(path: str, target: str) -> str:
             set ${path} {target};
             proxy_pass http://${path}/metrics;
         }}"""
-
-
-def _address(text: str | None) -> str:
-    """For `geo`; a documentation address that no packet comes from where there is none."""
-    return str(ip_address(text or "192.0.2.1"))

@@ -1,6 +1,6 @@
 """Machines that run containers."""
 
-from ipaddress import ip_address
+from ipaddress import IPv4Address
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints
@@ -14,8 +14,8 @@ DriverBranch = Annotated[str, StringConstraints(pattern=r"^\d{3}$")]
 AbsolutePath = Annotated[str, StringConstraints(pattern=r"^(/[A-Za-z0-9._-]+)+$")]
 """A folder on a host, without spaces."""
 
-IpAddress = Annotated[str, AfterValidator(lambda text: str(ip_address(text)))]
-"""An IPv4 or IPv6 address."""
+IpAddress = Annotated[str, AfterValidator(lambda text: str(IPv4Address(text)))]
+"""An IPv4 address: Docker hides who calls where it publishes a port on an IPv6 address."""
 
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 
@@ -98,7 +98,7 @@ class Host(Frozen):
     gpus: tuple[GpuUuid, ...] = ()
     """The NVIDIA GPUs that models may use; `make facts` prints them. In dev, `make up` finds them."""
     lan_address: IpAddress | None = None
-    """Its IP address in a network that you trust with prompts: in a stack of several hosts the gateway's host, and no
+    """Its IPv4 address in a network that you trust with prompts: in a stack of several hosts the gateway's host, and no
     other, reaches the engines there by plain HTTP."""
     driver: Driver | None = None
     """Left out, whatever driver the host has stays as it is."""
