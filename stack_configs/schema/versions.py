@@ -53,16 +53,24 @@ Distribution = Literal["debian-12", "debian-13", "ubuntu-22.04", "ubuntu-24.04"]
 """Operating systems of hosts: `ID-VERSION_ID` of /etc/os-release."""
 
 
-class Repository(Frozen):
+class SigningKey(Frozen):
+    """The key that signs an apt repository."""
+
+    key_url: str
+    key_fingerprint: Annotated[str, StringConstraints(pattern=r"^[0-9A-F]{40}$")]
+
+
+class Repository(SigningKey):
     """An apt repository, trusted by the fingerprint of its signing key."""
 
     url: str
-    """`{os}` (debian12, ubuntu2404), `{id}` (debian), `{codename}` and `{arch}` (x86_64, sbsa) are filled in."""
+    """`{os}` (debian12, ubuntu2404), `{id}` (debian), `{codename}`, `{arch}` (x86_64, sbsa) and `{debarch}`
+    (amd64, arm64) are filled in."""
     suite: str
     """`/` for a flat repository; `{codename}` is filled in."""
     components: tuple[str, ...] = ()
-    key_url: str
-    key_fingerprint: Annotated[str, StringConstraints(pattern=r"^[0-9A-F]{40}$")]
+    distributions: dict[Distribution, SigningKey] = {}
+    """Distributions whose part is signed by another key."""
     source: str
     """Where url and fingerprint were seen."""
 

@@ -1,0 +1,177 @@
+# shellcheck shell=bash
+# base: repositories with checked keys, a folder for models, security updates, time.
+
+apply() {
+  check_host
+  must_repair_dpkg
+  need_space 1024 /var/cache/apt "installing packages"
+  ensure ca-certificates curl gpg gpg-agent
+  repositories
+  non_free
+  updates
+  clock
+  models
+  # Noted by `reboot`; a boot settles it.
+  put /etc/tmpfiles.d/inference-stack.conf <<<"r! $STATE/pending/reboot"
+}
+
+undo() {
+  drop /etc/apt/sources.list.d/inference-stack-*.sources /etc/apt/keyrings/inference-stack-*.asc
+  drop /etc/apt/apt.conf.d/60inference-stack /etc/tmpfiles.d/inference-stack.conf
+  rm -rf "$STATE/pending" "$STATE/holds" "$STATE/failed.log" "$STATE/last.log"
+  # The models stay. So do clock and security updates, whose programs others may rely on by now.
+}
+
+check_host() {
+  [[ " $SUPPORTED " == *" $OS "* ]] || fail "$OS_ID $OS_VERSION is not supported" \
+    "packages and their names are known for ${SUPPORTED//_/ }" "install one of these"
+  case $(uname -m) in
+    x86_64 | aarch64) ;;
+    *) fail "the processor is $(uname -m)" "NVIDIA's packages are for x86_64 and aarch64" "use another machine" ;;
+  esac
+  [[ -d /run/systemd/system ]] || fail "systemd isn't running" "services are started by it" "boot the host with systemd"
+}
+
+repositories() {
+  local name file wanted=""
+  for name in $REPOSITORIES; do
+    repository "$name"
+    wanted+=" /etc/apt/sources.list.d/inference-stack-${name//_/-}.sources"
+  done
+  for file in /etc/apt/sources.list.d/inference-stack-*.sources; do
+    [[ "$wanted /etc/apt/sources.list.d/inference-stack-non-free.sources" == *"$file"* ]] || drop "$file"
+  done
+}
+
+repository() { # one repository: nothing is put in place before key and lists were fetched and verified
+  local name=$1 file key fingerprint scratch of=REPO_$1
+  file=/etc/apt/sources.list.d/inference-stack-${name//_/-}.sources
+  key=/etc/apt/keyrings/inference-stack-${name//_/-}.asc
+  fingerprint=$(for_os "${of}_KEY")
+  if [[ -e $key ]] && [[ $(fingerprints "$key") == "$fingerprint" ]] && cmp -s "$file" <(source_of "$of" "$key"); then
+    return
+  fi
+  scratch=$(mktemp -d)
+  fetch_key "$(filled "$(for_os "${of}_KEY_URL")")" "$fingerprint" "$scratch" "$name"
+  chmod 755 "$scratch"
+  source_of "$of" "$scratch/key.asc" >"$scratch/new.sources"
+  mkdir -p "$STATE"
+  try_apt_get update -o "Dir::Etc::sourcelist=$scratch/new.sources" -o Dir::Etc::sourceparts=/dev/null \
+    -o "Dir::State::lists=$scratch/lists" || explain "reading the repository $name"
+  put "$key" <"$scratch/key.asc"
+  source_of "$of" "$key" | put "$file"
+  rm -rf "$scratch"
+  if ! try_apt_get update; then
+    rm -f "$file"
+    explain "apt-get update with the repository $name"
+  fi
+}
+
+source_of() { # settings' prefix, key file -> the entry for apt
+  local suite components
+  suite=$(filled "$(for_os "$1_SUITE")")
+  components=$(for_os "$1_COMPONENTS")
+  echo "Types: deb"
+  echo "URIs: $(filled "$(for_os "$1_URL")")"
+  echo "Suites: $suite"
+  [[ -z $components ]] || echo "Components: $components"
+  echo "Signed-By: $2"
+}
+
+filled() { # {os} and the like -> this host's
+  local arch=x86_64
+  # NVIDIA calls servers with ARM processors so.
+  [[ $(uname -m) == aarch64 ]] && arch=sbsa
+  local out=$1
+  out=${out//'{os}'/$OS_ID${OS_VERSION//./}}
+  out=${out//'{id}'/$OS_ID}
+  out=${out//'{codename}'/$OS_CODENAME}
+  out=${out//'{arch}'/$arch}
+  echo "${out//'{debarch}'/$(dpkg --print-architecture)}"
+}
+
+fetch_key() { # URL, fingerprint, folder, repository: key.asc in the folder holds that key and no other
+  local home=$3/gpg
+  curl -fsSL --connect-timeout 15 --max-time 60 --retry 2 -o "$3/fetched" "$1" 2>"$3/why" ||
+    fail "the key of the repository $4 can't be fetched" "$(tail -n 1 "$3/why") ($1)" \
+      "check the network, or name a mirror with \`key_url\`; nothing was changed"
+  mkdir -m 700 "$home"
+  gpg -q --batch --homedir "$home" --import "$3/fetched" 2>/dev/null || true
+  gpg -q --batch --homedir "$home" --armor --export "$2" >"$3/key.asc" 2>/dev/null || true
+  gpgconf --homedir "$home" --kill all 2>/dev/null || true
+  [[ $(fingerprints "$3/key.asc") == "$2" ]] || fail "the key of the repository $4 is another one" \
+    "$1 has $(fingerprints "$3/fetched" | tr '\n' ' '), not $2" "find out who changed it before you trust it"
+}
+
+fingerprints() { # of primary keys in a file
+  gpg -q --batch --with-colons --show-keys "$1" 2>/dev/null | awk -F: '$1 == "pub" {p = 1} $1 == "fpr" && p {print $10; p = 0}'
+}
+
+non_free() { # Debian's own drivers are in components that a plain installation lacks
+  local file=/etc/apt/sources.list.d/inference-stack-non-free.sources entries
+  if [[ ! $DEBIAN_NON_FREE || $OS_ID != debian ]]; then
+    drop "$file"
+    return
+  fi
+  entries=$(apt-get indextargets --format '$(REPO_URI)|$(SUITE)|$(CODENAME)|$(RELEASE)|$(SIGNED_BY)|$(ORIGIN)|$(COMPONENT)' \
+    'Created-By: Packages' | grep -vF inference-stack | sort -u)
+  if ! grep -q '|Debian|main$' <<<"$entries"; then
+    apt_get update
+    entries=$(apt-get indextargets --format '$(REPO_URI)|$(SUITE)|$(CODENAME)|$(RELEASE)|$(SIGNED_BY)|$(ORIGIN)|$(COMPONENT)' \
+      'Created-By: Packages' | sort -u)
+  fi
+  # The same places and keys as those of `main`, which may be a mirror; those that have them already are left out.
+  local uri suite codename release key origin component text=""
+  while IFS='|' read -r uri suite codename release key origin component; do
+    [[ $origin == Debian && $component == main ]] || continue
+    grep -qF "$uri|$suite|$codename|$release|$key|$origin|non-free" < <(elsewhere "$file" "$entries") && continue
+    text+="Types: deb"$'\n'"URIs: $uri"$'\n'"Suites: $release"$'\n'"Components: contrib non-free non-free-firmware"$'\n'
+    [[ -z $key ]] || text+="Signed-By: $key"$'\n'
+    text+=$'\n'
+  done <<<"$entries"
+  if [[ $text ]] && ! cmp -s "$file" <(printf %s "$text"); then
+    printf %s "$text" | put "$file"
+    apt_get update
+  fi
+}
+
+elsewhere() { # entries that don't come from our own file
+  if [[ -e $1 ]]; then grep -v '|non-free' <<<"$2" || true; else echo "$2"; fi
+}
+
+updates() { # security updates by themselves; a driver that is pinned is left out by `driver`
+  ensure unattended-upgrades
+  put /etc/apt/apt.conf.d/60inference-stack <<'END'
+// Written by inference-stack.
+APT::Periodic::Update-Package-Lists "1";
+APT::Periodic::Unattended-Upgrade "1";
+Unattended-Upgrade::Automatic-Reboot "false";
+END
+  enable_unit --now apt-daily.timer apt-daily-upgrade.timer
+}
+
+clock() { # keys and certificates are checked against it
+  local unit
+  for unit in chrony chronyd ntp ntpsec systemd-timesyncd; do
+    [[ $(systemctl is-enabled "$unit" 2>/dev/null) == enabled ]] && return
+  done
+  ensure systemd-timesyncd
+  enable_unit --later systemd-timesyncd
+  systemctl start systemd-timesyncd || true # in a container the clock is the machine's own
+}
+
+models() {
+  local there
+  if [[ ! -d $MODELS_DIR ]]; then
+    need_space $((MODELS_FREE_GIB * 1024)) "$MODELS_DIR" "\`models_free_gib: $MODELS_FREE_GIB\`"
+    mkdir -p "$MODELS_DIR"
+    say "made $MODELS_DIR"
+    return
+  fi
+  # Weights that are there already count as room for models.
+  there=$(du -sm "$MODELS_DIR" | cut -f 1)
+  ((there >= MODELS_FREE_GIB * 1024)) ||
+    need_space $((MODELS_FREE_GIB * 1024 - there)) "$MODELS_DIR" "\`models_free_gib: $MODELS_FREE_GIB\`, of which $there MiB are used,"
+}
+
+main "$@" </dev/null

@@ -1,0 +1,195 @@
+# shellcheck shell=bash
+# driver: NVIDIA's driver in one version, pinned and held, with modules for the kernel that will boot; a CUDA toolkit.
+
+DKMS_CONF=/etc/modprobe.d/inference-stack-nouveau.conf
+
+apply() {
+  must_repair_dpkg
+  HELD=()
+  if [[ $WANTED ]]; then
+    driver
+  else
+    leave_driver
+  fi
+  if [[ -v CUDA_PACKAGES ]]; then
+    cuda
+  else
+    drop /etc/apt/preferences.d/inference-stack-cuda
+  fi
+  hold "${HELD[@]}"
+}
+
+undo() {
+  local -a found
+  leave_driver
+  drop /etc/apt/preferences.d/inference-stack-cuda
+  if [[ $WHEN_REMOVED == purge && -e $STATE/versions/driver ]]; then
+    mapfile -t found < <(ours)
+    unhold_ours
+    if [[ ${#found[@]} -gt 0 ]]; then
+      apt_get purge --allow-change-held-packages "${found[@]}"
+      say "purged ${found[*]}"
+      [[ -z $(loaded_module) ]] || say "the module $(loaded_module) stays loaded until the next boot"
+    fi
+  fi
+  unhold_ours
+  rm -f "$STATE/versions/driver" "$STATE/versions/cuda" "$STATE/versions/pinning"
+}
+
+ours() { # installed packages of the versions that this step pinned
+  local package have set
+  local -a family
+  # shellcheck disable=SC2153 # a setting
+  read -ra family <<<"$FAMILY"
+  while read -r package have; do
+    for set in driver cuda; do
+      if was_pinned "$have" "$STATE/versions/$set"; then echo "$package"; fi
+    done
+  done < <(members "${family[@]}" "cuda-toolkit*" | sort -u)
+}
+
+leave_driver() {
+  drop /etc/apt/preferences.d/inference-stack-driver /etc/apt/preferences.d/inference-stack-pinning \
+    /etc/apt/apt.conf.d/60inference-stack-driver /etc/apt/apt.conf.d/61inference-stack-kernels \
+    /usr/local/sbin/inference-stack-kernels
+  free_kernels
+  if [[ -e $DKMS_CONF ]]; then
+    # NVIDIA's packages have a file of their own for it, so nothing changes at the next boot while they stay.
+    drop "$DKMS_CONF"
+  fi
+}
+
+driver() {
+  local version packages first loose changed=$CHANGED
+  local -a family
+  version=$(for_os VERSION) ||
+    fail "the version set has no driver for $OS_ID $OS_VERSION" "\`packages: $SOURCE\` is of another system" \
+      "write \`packages: nvidia\`, or choose another version set"
+  packages=$(for_os PACKAGES)
+  first=$(for_os FIRST)
+  loose=$(for_os LOOSE)
+  CHANGED=
+  headers
+  nouveau
+  if [[ $first ]]; then
+    # An entry of NVIDIA's own that apt reads before the rest is chosen.
+    install_set pinning "$version" "$first" "" "nvidia-driver-pinning-*"
+    HELD+=("${SET[@]}")
+  fi
+  install_set driver "$version" "$packages" "$loose" "$FAMILY"
+  HELD+=("${SET[@]}")
+  read -ra family <<<"$FAMILY"
+  not_unattended driver "${family[@]}"
+  modules "$version"
+  load "$version"
+  units "$version"
+  if [[ $CHANGED ]]; then
+    touch "$STATE/driver-changed" # CDI files that are older tell of another driver
+  else
+    CHANGED=$changed
+  fi
+}
+
+cuda() {
+  local version
+  version=$CUDA_VERSION
+  install_set cuda "$version" "$CUDA_PACKAGES" "" "$CUDA_PACKAGES"
+  HELD+=("${SET[@]}")
+}
+
+nouveau() { # Linux' own driver, which would take the cards first
+  put "$DKMS_CONF" <<'END'
+# Written by inference-stack: NVIDIA's driver needs the cards.
+blacklist nouveau
+options nouveau modeset=0
+END
+}
+
+units() { # the persistence daemon, and the fabric manager where it belongs
+  local unit wanted=(nvidia-persistenced)
+  [[ ! $FABRIC ]] || wanted+=(nvidia-fabricmanager)
+  for unit in "${wanted[@]}"; do
+    has_unit "$unit.service" || fail "there is no $unit.service" "the driver's packages don't bring it" \
+      "choose another driver or \`packages:\`"
+    # Without its module, or with that of another version, it ends at once.
+    if [[ $(loaded_module) == "$1" ]]; then
+      enable_unit --now "$unit.service"
+    else
+      enable_unit --later "$unit.service"
+    fi
+  done
+}
+
+load() { # where no module is in memory yet, none needs to go first: no reboot for that
+  local kernel
+  kernel=$(uname -r)
+  [[ ! $(loaded_module) && ! -d /sys/module/nouveau ]] || return 0
+  [[ $(module_of "$kernel") == "$1" ]] || return 0
+  if modprobe nvidia 2>/dev/null; then say "loaded the module $1"; fi
+}
+
+# --- kernels ---
+
+headers() { # of the kernel that will boot and of the one that runs, and of those to come
+  local kernel package wanted=() running boot
+  running=$(uname -r)
+  boot=$(kernels | tail -n 1)
+  for kernel in $boot $running; do
+    [[ -e /boot/vmlinuz-$kernel && ! -e /lib/modules/$kernel/build/Makefile ]] || continue
+    if known "linux-headers-$kernel"; then
+      wanted+=("linux-headers-$kernel")
+    elif [[ $kernel == "$boot" ]]; then
+      fail "the headers of kernel $kernel can't be had" "the driver's modules are built for the kernel that will boot" \
+        "install linux-headers-$kernel, or another kernel"
+    fi
+  done
+  while read -r package _; do
+    package=linux-headers-${package#linux-image-}
+    if known "$package"; then wanted+=("$package"); fi
+  done < <(members "linux-image-*" | grep -vE '^linux-image-(unsigned-)?[0-9]')
+  ensure "${wanted[@]}"
+}
+
+known() { # package: apt can get it
+  [[ -n $(apt-cache madison "$1") ]]
+}
+
+module_of() { # kernel -> version of NVIDIA's module that is built for it; nothing where there is none
+  local file
+  for file in /lib/modules/"$1"/updates/dkms/nvidia{,-current,-current-open}.ko* \
+    /lib/modules/"$1"/kernel/drivers/video/nvidia.ko* /lib/modules/"$1"/kernel/nvidia-*/nvidia.ko* \
+    /lib/modules/"$1"/{extra,updates}/nvidia.ko*; do
+    modinfo -F version "$file" 2>/dev/null && return
+  done
+  return 0
+}
+
+modules() { # modules of version $1 for the kernel that will boot, or an older kernel is kept
+  local boot
+  boot=$(kernels | tail -n 1)
+  if [[ ! $boot ]]; then return; fi # a container: its kernel is the machine's
+  if [[ $(module_of "$boot") != "$1" ]] && command -v dkms >/dev/null; then
+    dkms autoinstall -k "$boot" >"$STATE/dkms.log" 2>&1 || true
+  fi
+  if [[ $(module_of "$boot") == "$1" ]]; then
+    free_kernels
+    return
+  fi
+  keep_kernel "$1" "$boot"
+}
+
+keep_kernel() { # version, kernel it can't be built for
+  fail "the driver $1 has no module for kernel $2" "$(build_error "$1")" "choose another driver branch"
+}
+
+free_kernels() { :; }
+
+build_error() { # version -> first error of the last failed build
+  local log line
+  for log in /var/lib/dkms/nvidia*/"$1"/build/make.log; do
+    line=$(grep -m 1 -E 'error:|Error [0-9]' "$log") && echo "$line" && return
+  done
+  echo "DKMS didn't build it"
+}
+
+main "$@" </dev/null

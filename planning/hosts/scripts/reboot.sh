@@ -1,0 +1,77 @@
+# shellcheck shell=bash
+# reboot: only where the module in memory isn't the wanted one, and only where it is allowed.
+
+DELAY_S=5
+
+apply() {
+  local version loaded why
+  version=$(for_os VERSION) || fail "the version set has no driver for $OS_ID $OS_VERSION" "" "choose another version set"
+  loaded=$(loaded_module)
+  if [[ $loaded == "$version" ]]; then
+    settled reboot
+    return
+  fi
+  why="driver $version is installed, ${loaded:-none} is loaded"
+  case $POLICY in
+    allowed) ;;
+    window)
+      if ! window_is_open; then
+        pending reboot "$why; it may reboot on $WINDOW_DAYS from $WINDOW_OPENS to $WINDOW_CLOSES UTC: run \`up\` then"
+        return
+      fi
+      ;;
+    *)
+      pending reboot "$why; reboot it when its users can do without it"
+      return
+      ;;
+  esac
+  pending reboot "$why; it is rebooting"
+  drain
+  cat /proc/sys/kernel/random/boot_id >"$STATE/rebooting"
+  leave
+  say "reboots in $DELAY_S s: $why"
+}
+
+undo() {
+  settled reboot
+  rm -f "$STATE/rebooting" "$STATE/drained"
+}
+
+window_is_open() { # a window that closes before it opens ends on the next day
+  local now today yesterday
+  now=$(date -u +%H:%M)
+  today=$(date -u +%a | tr '[:upper:]' '[:lower:]')
+  yesterday=$(date -u -d yesterday +%a | tr '[:upper:]' '[:lower:]')
+  if [[ $WINDOW_OPENS < $WINDOW_CLOSES ]]; then
+    [[ " $WINDOW_DAYS " == *" $today "* && ! $now < $WINDOW_OPENS && $now < $WINDOW_CLOSES ]]
+  else
+    [[ " $WINDOW_DAYS " == *" $today "* && ! $now < $WINDOW_OPENS ]] ||
+      [[ " $WINDOW_DAYS " == *" $yesterday "* && $now < $WINDOW_CLOSES ]]
+  fi
+}
+
+drain() { # models end as they would by themselves: requests in flight have their containers' grace
+  local -a running
+  command -v docker >/dev/null && systemctl -q is-active docker || return 0
+  mapfile -t running < <(docker ps --filter "label=$SERVING_LABEL" --format '{{.Names}}')
+  [[ ${#running[@]} -gt 0 ]] || return 0
+  # Docker doesn't start stopped containers after a boot: `engine` does, by this note.
+  printf '%s\n' "${running[@]}" >>"$STATE/drained"
+  docker stop "${running[@]}" >/dev/null
+  say "stopped ${running[*]}"
+}
+
+leave() { # schedule the reboot and take no new connections, so that the next one is in the new boot
+  local unit units=()
+  for unit in ssh.socket sshd.socket ssh.service sshd.service; do
+    if systemctl -q is-active "$unit"; then units+=("$unit"); fi
+  done
+  systemctl reset-failed inference-stack-reboot.service inference-stack-reopen.service 2>/dev/null || true
+  systemctl stop inference-stack-reboot.timer inference-stack-reopen.timer 2>/dev/null || true
+  systemd-run -q --on-active="$REOPENS_S" --unit=inference-stack-reopen systemctl start "${units[@]}"
+  systemd-run -q --on-active="$DELAY_S" --timer-property=AccuracySec=1s --unit=inference-stack-reboot systemctl reboot
+  # Sessions that are open stay: their processes aren't the server's.
+  [[ ${#units[@]} -eq 0 ]] || systemctl stop "${units[@]}"
+}
+
+main "$@" </dev/null
