@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from images.recipes import tag as built_tag
+from stack_configs import facts_files
 from stack_configs.problems import Path as YamlPath
 from stack_configs.problems import Problem, SpecError
 from stack_configs.rules import Parsed, broken_rules
@@ -39,6 +40,18 @@ class Settings:
     weights: Literal["hub", "random"] = "hub"
     gpus: tuple[str, ...] = ()
     key_hashes: Mapping[str, str] = field(default_factory=dict)
+    repairs: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Host → step → count."""
+
+
+CONFIG_KEYS = {
+    "images": "images",
+    "weights": "weights",
+    "gpus": "gpus",
+    "key-hashes": "key_hashes",
+    "repairs": "repairs",
+}
+"""Key in Pulumi's config → field of Settings."""
 
 
 def spec_from_pulumi() -> StackSpec:
@@ -46,18 +59,30 @@ def spec_from_pulumi() -> StackSpec:
     import pulumi
 
     config = pulumi.Config("inference-stack")
-    raw: dict[str, Any] = {
-        "images": config.get("images"),
-        "weights": config.get("weights"),
-        "gpus": config.get_object("gpus"),
-        "key_hashes": config.get_object("key-hashes"),
-    }
-    given = {key: value for key, value in raw.items() if value is not None}
-    return load(pulumi.get_stack(), _settings(given, pulumi.get_stack()))
+    plain = ("images", "weights")
+    raw = {key: config.get(key) if key in plain else config.get_object(key) for key in CONFIG_KEYS}
+    return load(pulumi.get_stack(), settings_of(raw, pulumi.get_stack()))
 
 
 def load(stack: str, settings: Settings, root: Path = ROOT) -> StackSpec:
-    """Read `stack_configs/<stack>.yaml` and its version set. Raises SpecError with all problems."""
+    """Read `stack_configs/<stack>.yaml`, its version set and its hosts' facts. Raises SpecError with all problems."""
+    return resolve(_source(stack, root), stack, settings, root)
+
+
+def ssh_hosts(stack: str, root: Path = ROOT) -> dict[str, Host]:
+    """Hosts over SSH, whatever is wrong elsewhere in the file. Raises SpecError for what is wrong with hosts."""
+    source = _source(stack, root)
+    parsed, problems = _parts(source)
+    if wrong := [problem for problem in problems if problem.path[:1] == ("hosts",)]:
+        raise SpecError(wrong)
+    return _over_ssh(parsed.hosts)
+
+
+def _over_ssh(hosts: Mapping[str, Host]) -> dict[str, Host]:
+    return {name: host for name, host in hosts.items() if host.connection.kind == "ssh"}
+
+
+def _source(stack: str, root: Path) -> Source:
     path = root / "stack_configs" / f"{stack}.yaml"
     name = f"stack_configs/{stack}.yaml"
     if not path.is_file():
@@ -67,7 +92,7 @@ def load(stack: str, settings: Settings, root: Path = ROOT) -> StackSpec:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise SpecError([Problem(path=(), says="is not UTF-8 text", write="save it as UTF-8", file=name)]) from error
-    return resolve(parse(text, name), stack, settings, root)
+    return parse(text, name)
 
 
 def resolve(source: Source, stack: str, settings: Settings, root: Path = ROOT) -> StackSpec:
@@ -88,8 +113,11 @@ def resolve(source: Source, stack: str, settings: Settings, root: Path = ROOT) -
     if versions:
         local = all(host.connection.kind == "local" for host in parsed.hosts.values())
         images = _images(source, versions, settings.images, local, problems, warnings)
+    facts, unread, told = facts_files.read_all(stack, _over_ssh(parsed.hosts), root)
+    problems += unread
+    warnings += told
     if problems:
-        raise SpecError(sorted(problems, key=lambda p: (p.line or 0, str(p.path))))
+        raise SpecError(sorted(problems, key=lambda p: (p.file, p.line or 0, str(p.path))))
     if settings.weights == "random":
         warnings.append("models have random weights: every answer is gibberish by design")
     return StackSpec(
@@ -99,6 +127,9 @@ def resolve(source: Source, stack: str, settings: Settings, root: Path = ROOT) -
         weights=settings.weights,
         local_gpus=gpus,
         key_hashes={name: settings.key_hashes[name] for name in (parsed.gateway.keys if parsed.gateway else ())},
+        host_versions=versions.hosts if versions else None,
+        facts=facts,
+        repairs={name: dict(counts) for name, counts in settings.repairs.items() if name in parsed.hosts},
         warnings=tuple(warnings),
     )
 
@@ -363,7 +394,9 @@ def _images(
     return images
 
 
-def _settings(raw: dict[str, Any], stack: str) -> Settings:
+def settings_of(config: Mapping[str, Any], stack: str) -> Settings:
+    """From a stack's Pulumi config, by its keys without the namespace. Raises SpecError."""
+    raw = {CONFIG_KEYS[key]: value for key, value in config.items() if key in CONFIG_KEYS and value is not None}
     try:
         return TypeAdapter(Settings).validate_python(raw)
     except ValidationError as error:
@@ -380,4 +413,4 @@ def _settings(raw: dict[str, Any], stack: str) -> Settings:
         ) from error
 
 
-__all__ = ["Settings", "SpecError", "load", "resolve", "spec_from_pulumi", "unsupported"]
+__all__ = ["Settings", "SpecError", "load", "resolve", "settings_of", "spec_from_pulumi", "ssh_hosts", "unsupported"]
