@@ -1,4 +1,5 @@
-"""Writes what is generated from the schema: JSON Schemas for editors, and docs/reference/settings.md.
+"""Writes what is generated: from the schema, JSON Schemas for editors and docs/reference/settings.md; from the gate's
+table, docs/reference/compatibility.md.
 
 python -m tools.docs_reference [--check]
 """
@@ -16,6 +17,7 @@ from typing import Any
 
 from stack_configs.schema.stack import StackFile
 from stack_configs.schema.versions import VersionSet
+from tools import docs_compatibility
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = "make docs"
@@ -177,6 +179,7 @@ def rendered() -> dict[str, str]:
         "stack_configs/stack.schema.json": json.dumps(stack, indent=2) + "\n",
         "stack_configs/schema/versions.schema.json": json.dumps(json_schema(VersionSet), indent=2) + "\n",
         "docs/reference/settings.md": reference(stack),
+        "docs/reference/compatibility.md": docs_compatibility.page(COMMAND),
     }
 
 
