@@ -4,6 +4,7 @@ from pathlib import Path
 
 import yaml
 
+from planning.hosts.ready import with_waiting
 from stack_configs.load import ROOT, load, settings_of
 from stack_configs.schema.stack import StackSpec
 
@@ -16,4 +17,4 @@ def load_stack(stack: str, root: Path = ROOT) -> StackSpec:
     text = file.read_text(encoding="utf-8") if file.exists() else ""
     config = (yaml.safe_load(text) or {}).get("config") or {}
     given = {key.removeprefix(NAMESPACE): value for key, value in config.items() if key.startswith(NAMESPACE)}
-    return load(stack, settings_of(given, stack), root)
+    return with_waiting(load(stack, settings_of(given, stack), root))
