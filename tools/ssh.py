@@ -30,12 +30,18 @@ CONNECT_S = 10
 SILENCE_S = 15
 """How long an established connection may be silent before it counts as cut."""
 RC_OF_SSH = 255
+PASSING = r"refuses connections|stays silent|can't be reached|closes the connection|can't reach|was cut|not done within"
 NO_REASONS = ("debug", "Authenticated to ", "Transferred: ", "Bytes per second: ")
 """Beginnings of lines in ssh's log that don't say why it ended."""
 
 
 class SshError(Exception):
     """The script could not be run to its end on the host. The text is one line: who, what is wrong, what to do."""
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether it may end by itself, as while a host boots: the host doesn't answer, or hangs up."""
+        return re.search(PASSING, str(self)) is not None
 
 
 @dataclass(frozen=True, kw_only=True)
