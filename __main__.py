@@ -1,22 +1,25 @@
 """Load the spec, decide everything, then build it."""
 
+from datetime import UTC, datetime
+
 import pulumi
 
 from components.stack import InferenceStack, InferenceStackArgs
+from planning.hosts.gate import gate_problems, gate_warnings
 from planning.stack import plan_stack
-from stack_configs.load import SpecError, spec_from_pulumi, unsupported
+from stack_configs.load import SpecError, located, spec_from_pulumi, unsupported
 
 
 def main() -> None:
     try:
-        spec = spec_from_pulumi()
-        if problems := unsupported(spec):
+        spec, now = spec_from_pulumi(), datetime.now(UTC)
+        if problems := (*unsupported(spec), *located(spec.stack, gate_problems(spec, now))):
             raise SpecError(problems)
     except SpecError as error:
         # RunError is shown as it is, without a traceback: the message is for whoever edits the YAML.
         raise pulumi.RunError(str(error)) from error
-    for warning in spec.warnings:
-        pulumi.log.warn(warning)
+    for warning in (*spec.warnings, *located(spec.stack, gate_warnings(spec, now))):
+        pulumi.log.warn(str(warning))
     stack = InferenceStack(spec.stack, InferenceStackArgs(plan=plan_stack(spec)))
     pulumi.export("url", stack.url)
     pulumi.export("models", stack.models)

@@ -3,7 +3,7 @@
 import difflib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
@@ -15,7 +15,7 @@ from images.recipes import tag as built_tag
 from stack_configs import facts_files
 from stack_configs.problems import Path as YamlPath
 from stack_configs.problems import Problem, SpecError
-from stack_configs.rules import Parsed, broken_rules
+from stack_configs.rules import Found, Parsed, broken_rules
 from stack_configs.schema.base import Frozen
 from stack_configs.schema.gateway import Gateway
 from stack_configs.schema.hosts import Host
@@ -67,6 +67,12 @@ def spec_from_pulumi() -> StackSpec:
 def load(stack: str, settings: Settings, root: Path = ROOT) -> StackSpec:
     """Read `stack_configs/<stack>.yaml`, its version set and its hosts' facts. Raises SpecError with all problems."""
     return resolve(_source(stack, root), stack, settings, root)
+
+
+def located(stack: str, found: Iterable[Found], root: Path = ROOT) -> tuple[Problem, ...]:
+    """What was found after `load`, at its lines in the stack's file."""
+    source = _source(stack, root)
+    return tuple(sorted((source.problem(*one) for one in found), key=lambda problem: problem.line or 0))
 
 
 def ssh_hosts(stack: str, root: Path = ROOT) -> dict[str, Host]:
@@ -413,4 +419,14 @@ def settings_of(config: Mapping[str, Any], stack: str) -> Settings:
         ) from error
 
 
-__all__ = ["Settings", "SpecError", "load", "resolve", "settings_of", "spec_from_pulumi", "ssh_hosts", "unsupported"]
+__all__ = [
+    "Settings",
+    "SpecError",
+    "load",
+    "located",
+    "resolve",
+    "settings_of",
+    "spec_from_pulumi",
+    "ssh_hosts",
+    "unsupported",
+]
