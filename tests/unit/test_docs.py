@@ -101,6 +101,7 @@ def told() -> str:
 
 
 OTHERS_WORDS = {
+    "No space left on device",
     "`docker pull …` ended with status",
     "no resource plugin 'pulumi-resource-docker' found",
     "using pulumi-resource-docker from $PATH",
