@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pulumi
 import pulumi_docker as docker
@@ -21,12 +22,16 @@ LOG_LINES_ON_FAILURE = 15
 
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
-    """Where containers of one host run: its names, networks and shared volumes."""
+    """Where containers of one host run: its Docker, names, networks and shared volumes."""
 
     names: Names
     networks: Mapping[Network, Input[str]]
     volumes: Mapping[str, Input[str]]
     """Name inside the stack → Docker's name."""
+    provider: docker.Provider | None = None
+    """The host's Docker; None: this machine's."""
+    shell: tuple[str, ...] = ()
+    """What runs a command on the host: `ssh … --`; empty on this machine."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,12 +43,17 @@ class Running:
     """For `depends_on`: the container once it is healthy; a job once it has ended with 0."""
 
 
-def make_networks(names: Names, opts: ResourceOptions) -> dict[Network, Output[str]]:
-    """The stack's two networks: `inner` has no way out, `edge` has one."""
+def make_provider(host: str, ssh_config: Path, opts: ResourceOptions) -> docker.Provider:
+    """Docker of a host over SSH, by its name in `ssh_config`. What uses it waits for what `opts` depends on."""
+    return docker.Provider(f"{host}-docker", host=f"ssh://{host}", ssh_opts=["-F", str(ssh_config)], opts=opts)
+
+
+def make_networks(names: Names, opts: ResourceOptions, *, host: str = "") -> dict[Network, Output[str]]:
+    """The stack's two networks on a host: `inner` has no way out, `edge` has one. `host` is empty on this machine."""
 
     def network(name: Network, internal: bool) -> Output[str]:
         made = docker.Network(
-            f"{name}-network",
+            _on(host, f"{name}-network"),
             name=names.docker(name),
             driver="bridge",
             internal=internal,
@@ -58,12 +68,17 @@ def make_networks(names: Names, opts: ResourceOptions) -> dict[Network, Output[s
     return {"inner": network("inner", internal=True), "edge": network("edge", internal=False)}
 
 
-def make_volume(names: Names, name: str, component: str, opts: ResourceOptions) -> Output[str]:
-    """A named volume of the stack."""
+def make_volume(
+    names: Names, name: str, component: str, opts: ResourceOptions, *, host: str = "", folder: str | None = None
+) -> Output[str]:
+    """A named volume of the stack on a host. `folder`: the place on the host that it is, instead of Docker's own."""
+    # Docker takes an existing volume of that name, wherever it lies: another folder is another name.
+    place = f"-{hashlib.sha256(folder.encode()).hexdigest()[:8]}" if folder else ""
     return docker.Volume(
-        f"{name}-volume",
-        name=names.docker(name),
+        _on(host, f"{name}-volume"),
+        name=f"{names.docker(name)}{place}",
         driver="local",
+        driver_opts={"type": "none", "o": "bind", "device": folder} if folder else None,
         labels=_volume_labels(names, component, name),
         opts=opts,
     ).name
@@ -76,6 +91,8 @@ def run_container(plan: ContainerPlan, runtime: Runtime, opts: ResourceOptions) 
     container: the old one goes first, since name and ports are the same; one that `comes_back` is only put aside.
     """
     names = runtime.names
+    if runtime.provider:
+        opts = ResourceOptions.merge(opts, ResourceOptions(provider=runtime.provider))
     mounts = [_mount(runtime, m.source, m.target, m.read_only) for m in plan.mounts]
     depends: list[Resource] = []
     if plan.files:
@@ -150,13 +167,18 @@ def run_container(plan: ContainerPlan, runtime: Runtime, opts: ResourceOptions) 
             ResourceOptions(
                 depends_on=depends,
                 delete_before_replace=not plan.comes_back,
-                hooks=way_back(plan, names.docker(plan.service)) if plan.comes_back else None,
+                hooks=way_back(plan, names.docker(plan.service), runtime.shell) if plan.comes_back else None,
                 replace_on_changes=["healthcheck"],
                 custom_timeouts=pulumi.CustomTimeouts(create=f"{plan.ready_within_s + 120}s"),
             ),
         ),
     )
     return Running(container=container, ready=_finished(container) if plan.job else container)
+
+
+def _on(host: str, name: str) -> str:
+    """Pulumi's name of what every host has."""
+    return f"{host}-{name}" if host else name
 
 
 def _config_files(plan: ContainerPlan, runtime: Runtime, opts: ResourceOptions) -> tuple[Output[str], docker.Container]:

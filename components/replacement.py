@@ -5,10 +5,12 @@ stopped and renamed, but kept. When the new one isn't ready in time, the old one
 fails with the reason, and the next `up` tries again: state then holds the failed container, which Pulumi replaces in
 any case, and the old one as still to be deleted. Whatever is left over goes with the first `up` that succeeds.
 
-Hooks run where Pulumi runs. If that process dies in between, `make up` brings the old container back (tools/setup).
+Hooks run where Pulumi runs; what they do to a host over SSH they do there, by its own docker and nvidia-smi. If that
+process dies in between, `make up` brings the old container back on this machine (tools/setup).
 """
 
 import asyncio
+import shlex
 import subprocess
 import time
 from dataclasses import dataclass
@@ -27,8 +29,21 @@ RELEASE_S = 60
 """Seconds after its end in which an engine's processes must have left the GPUs."""
 
 
+RC_OF_SSH = 255
+
+
 class NotReleasedError(Exception):
     """A stopped engine's processes still hold GPU memory."""
+
+
+@dataclass(frozen=True)
+class Docker:
+    """The docker command of a host."""
+
+    shell: tuple[str, ...] = ()
+
+    def __call__(self, *args: str, quiet: bool = False) -> str:
+        return _run(self.shell, ["docker", *args], quiet)
 
 
 @dataclass(frozen=True)
@@ -39,20 +54,24 @@ class Kept:
     name: str
 
 
-def way_back(plan: ContainerPlan, name: str) -> ResourceHookBinding:
-    """Hooks for the container called `name`, to be used with `delete_before_replace=False`."""
+def way_back(plan: ContainerPlan, name: str, shell: tuple[str, ...] = ()) -> ResourceHookBinding:
+    """Hooks for the container called `name`, to be used with `delete_before_replace=False`.
+
+    `shell` runs a command on the container's host; empty on this machine.
+    """
     kept: list[Kept] = []
+    here = Docker(shell)
 
     async def make_room(_args: ResourceHookArgs) -> None:
-        found = await asyncio.to_thread(_current, name)
+        found = await asyncio.to_thread(_current, here, name)
         if found:
             kept.append(found)
             pulumi.log.info(f"{plan.service}: the container before finishes its requests, and stops")
-            await asyncio.to_thread(_put_aside, plan, found)
+            await asyncio.to_thread(_put_aside, here, plan, found)
 
     async def bring_back(args: ErrorHookArgs) -> bool:
         if args.failed_operation == "create" and kept:
-            await asyncio.to_thread(_undo, kept[-1])
+            await asyncio.to_thread(_undo, here, kept[-1])
             pulumi.log.error(f"{plan.service} was not replaced: the container before it serves again")
         return False  # no further try in this run
 
@@ -62,57 +81,55 @@ def way_back(plan: ContainerPlan, name: str) -> ResourceHookBinding:
     )
 
 
-def _put_aside(plan: ContainerPlan, found: Kept) -> None:
+def _put_aside(docker: Docker, plan: ContainerPlan, found: Kept) -> None:
     """Stop and rename. Raises NotReleasedError, with everything as it was, when the GPUs are not free afterwards."""
-    processes = _gpu_processes(found.ident) if plan.gpus else frozenset()
-    _docker("stop", found.ident)
-    _docker("rename", found.ident, f"{found.name}{PREVIOUS}{found.ident[:8]}", quiet=True)
+    processes = _gpu_processes(docker, found.ident) if plan.gpus else frozenset()
+    docker("stop", found.ident)
+    docker("rename", found.ident, f"{found.name}{PREVIOUS}{found.ident[:8]}", quiet=True)
     try:
-        _released(plan, processes)
+        _released(docker, plan, processes)
     except NotReleasedError:
-        _bring_back(found)
+        _bring_back(docker, found)
         raise
 
 
-def _undo(kept: Kept) -> None:
+def _undo(docker: Docker, kept: Kept) -> None:
     """Put the new container aside, if there is one, and start the kept one."""
-    new = _ident(kept.name)
+    new = _ident(docker, kept.name)
     if new and new != kept.ident:
-        _docker("stop", "--time", "10", new)
-        _docker("rename", new, f"{kept.name}{FAILED}{new[:8]}")
-    _bring_back(kept)
+        docker("stop", "--time", "10", new)
+        docker("rename", new, f"{kept.name}{FAILED}{new[:8]}")
+    _bring_back(docker, kept)
 
 
-def _current(name: str) -> Kept | None:
+def _current(docker: Docker, name: str) -> Kept | None:
     """The container called `name`, or the one that an interrupted run has put aside."""
-    ident = _ident(name)
+    ident = _ident(docker, name)
     if ident:
         return Kept(ident, name)
-    rows = _docker(
-        "ps", "--all", "--no-trunc", "--format", "{{.ID}} {{.Names}}", "--filter", f"name=^/{name}{PREVIOUS}"
-    )
+    rows = docker("ps", "--all", "--no-trunc", "--format", "{{.ID}} {{.Names}}", "--filter", f"name=^/{name}{PREVIOUS}")
     return Kept(rows.split()[0], name) if rows else None
 
 
-def _bring_back(kept: Kept) -> None:
-    _docker("rename", kept.ident, kept.name, quiet=True)
-    _docker("start", kept.ident)
+def _bring_back(docker: Docker, kept: Kept) -> None:
+    docker("rename", kept.ident, kept.name, quiet=True)
+    docker("start", kept.ident)
 
 
-def _ident(name: str) -> str:
-    return _docker("container", "inspect", "--format", "{{.Id}}", name, quiet=True)
+def _ident(docker: Docker, name: str) -> str:
+    return docker("container", "inspect", "--format", "{{.Id}}", name, quiet=True)
 
 
-def _gpu_processes(ident: str) -> frozenset[str]:
+def _gpu_processes(docker: Docker, ident: str) -> frozenset[str]:
     """Process ids, on the host, of everything in the container."""
-    return frozenset(_docker("top", ident, "-eo", "pid", quiet=True).split()[1:])
+    return frozenset(docker("top", ident, "-eo", "pid", quiet=True).split()[1:])
 
 
-def _released(plan: ContainerPlan, processes: frozenset[str]) -> None:
+def _released(docker: Docker, plan: ContainerPlan, processes: frozenset[str]) -> None:
     """Wait until none of the processes is on the plan's GPUs. Raises NotReleasedError."""
     deadline = time.monotonic() + RELEASE_S
     while processes:
-        left = [line for line in _compute_apps() if line[0] in plan.gpus and line[1] in processes]
+        left = [line for line in _compute_apps(docker) if line[0] in plan.gpus and line[1] in processes]
         if not left:
             return
         if time.monotonic() > deadline:
@@ -123,21 +140,20 @@ def _released(plan: ContainerPlan, processes: frozenset[str]) -> None:
         time.sleep(1)
 
 
-def _compute_apps() -> list[tuple[str, str, str, str]]:
-    """GPU, process id, process name and MiB of everything that computes on a GPU of this machine."""
+def _compute_apps(docker: Docker) -> list[tuple[str, str, str, str]]:
+    """GPU, process id, process name and MiB of everything that computes on a GPU of the host."""
     fields = "--query-compute-apps=gpu_uuid,pid,process_name,used_memory"
-    told = _run(["nvidia-smi", fields, "--format=csv,noheader,nounits"], quiet=False)
+    told = _run(docker.shell, ["nvidia-smi", fields, "--format=csv,noheader,nounits"], quiet=False)
     rows: list[Any] = [tuple(part.strip() for part in line.split(",")) for line in told.splitlines()]
     return [row for row in rows if len(row) == 4]
 
 
-def _docker(*args: str, quiet: bool = False) -> str:
-    return _run(["docker", *args], quiet)
-
-
-def _run(argv: list[str], quiet: bool) -> str:
-    """What the command prints. With `quiet`, a failure is an empty answer."""
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
-    if done.returncode != 0 and not quiet:
-        raise RuntimeError(f"`{' '.join(argv)}` ended with {done.returncode}: {done.stderr.strip()}")
+def _run(shell: tuple[str, ...], argv: list[str], quiet: bool) -> str:
+    """What the command prints, on the host that `shell` leads to. With `quiet`, its failure is an empty answer."""
+    there = [*shell, shlex.join(argv)] if shell else argv
+    done = subprocess.run(there, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    # A host that can't be reached is no answer to anything.
+    lost = bool(shell) and done.returncode == RC_OF_SSH
+    if done.returncode != 0 and (lost or not quiet):
+        raise RuntimeError(f"`{' '.join(there)}` ended with {done.returncode}: {done.stderr.strip()}")
     return done.stdout.strip() if done.returncode == 0 else ""

@@ -4,11 +4,12 @@ from dataclasses import dataclass
 
 from pulumi import ComponentResource, Input, ResourceOptions
 
-from components.containers import Runtime, make_networks, make_volume
+from components.containers import Runtime, make_networks, make_provider, make_volume
 from components.gateway.gateway import Gateway, GatewayArgs
 from components.naming import Names
 from components.observability.monitoring import Monitoring, MonitoringArgs
 from components.serving.model_server import ModelServer, ModelServerArgs
+from components.ssh import command_on, write_ssh_files
 from planning.names import MODELS_VOLUME
 from planning.plans import StackPlan
 
@@ -30,8 +31,7 @@ class InferenceStack(ComponentResource):
         super().__init__("inference-stack:index:InferenceStack", name, None, opts)
         plan = args.plan
         child = ResourceOptions(parent=self)
-        local = self._local(plan)
-        runtimes = {container.host: local for container in plan.containers}
+        runtimes = self._runtimes(plan)
         for model in plan.models:
             ModelServer(model.name, ModelServerArgs(plan=model, runtimes=runtimes), child)
         self.url = None
@@ -42,17 +42,35 @@ class InferenceStack(ComponentResource):
         self.monitoring = monitoring.urls
         self.register_outputs({"url": self.url, "models": self.models, "monitoring": self.monitoring})
 
-    def _local(self, plan: StackPlan) -> Runtime:
-        child = ResourceOptions(parent=self)
-        names = Names(plan.stack)
-        volumes: dict[str, Input[str]] = {
-            # Weights are slow to fetch again: they outlive the stack.
-            MODELS_VOLUME: make_volume(
-                names, MODELS_VOLUME, "serving", ResourceOptions(parent=self, retain_on_delete=True)
-            )
-        }
-        for container in plan.containers:
-            for mount in container.mounts:
-                if not mount.source.startswith("/") and mount.source not in volumes:
-                    volumes[mount.source] = make_volume(names, mount.source, container.component, child)
-        return Runtime(names=names, networks=make_networks(names, child), volumes=volumes)
+    def _runtimes(self, plan: StackPlan) -> dict[str, Runtime]:
+        """Each host that runs something, ready to take containers."""
+        over_ssh = {host.name for host in plan.hosts}
+        config = write_ssh_files(plan.stack, plan.hosts) if over_ssh else None
+        runtimes: dict[str, Runtime] = {}
+        for host in dict.fromkeys(container.host for container in plan.containers):
+            names = Names(plan.stack)
+            child = ResourceOptions(parent=self)
+            provider, on = None, ""
+            shell: tuple[str, ...] = ()
+            if config and host in over_ssh:
+                on, shell = host, command_on(host, config)
+                provider = make_provider(host, config, child)
+                child = ResourceOptions(parent=self, provider=provider)
+            volumes: dict[str, Input[str]] = {}
+            for container in plan.containers:
+                for mount in container.mounts if container.host == host else ():
+                    if mount.source.startswith("/") or mount.source in volumes:
+                        continue
+                    weights = mount.source == MODELS_VOLUME
+                    volumes[mount.source] = make_volume(
+                        names,
+                        mount.source,
+                        container.component,
+                        # Weights are slow to fetch again: they outlive the stack.
+                        ResourceOptions.merge(child, ResourceOptions(retain_on_delete=True if weights else None)),
+                        host=on,
+                        folder=plan.models_dirs.get(host) if weights else None,
+                    )
+            networks = make_networks(names, child, host=on)
+            runtimes[host] = Runtime(names=names, networks=networks, volumes=volumes, provider=provider, shell=shell)
+        return runtimes

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from components import replacement
-from components.replacement import Kept, NotReleasedError
+from components.replacement import Docker, Kept, NotReleasedError
 from planning.containers import ContainerPlan
 
 NAME = "inference-dev-chat-0"
@@ -31,7 +31,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> Ran:
     """Commands that were run; `docker top` answers process 41, everything else nothing."""
     commands: Ran = []
 
-    def run(argv: list[str], quiet: bool) -> str:  # noqa: ARG001
+    def run(shell: tuple[str, ...], argv: list[str], quiet: bool) -> str:  # noqa: ARG001
         commands.append(" ".join(argv))
         return "PID\n41" if argv[1] == "top" else ""
 
@@ -39,29 +39,29 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> Ran:
     return commands
 
 
-def answer(monkeypatch: pytest.MonkeyPatch, apps: Callable[[], list[tuple[str, str, str, str]]]) -> None:
+def answer(monkeypatch: pytest.MonkeyPatch, apps: Callable[[Docker], list[tuple[str, str, str, str]]]) -> None:
     monkeypatch.setattr(replacement, "_compute_apps", apps)
     monkeypatch.setattr(replacement, "RELEASE_S", 0)
 
 
 def test_the_old_container_is_stopped_and_kept_under_another_name(ran: Ran) -> None:
-    replacement._put_aside(PLAN, OLD)
+    replacement._put_aside(Docker(), PLAN, OLD)
     assert ran == [f"docker stop {OLD.ident}", f"docker rename {OLD.ident} {NAME}-previous-01234567"]
 
 
 def test_with_the_memory_back_the_new_one_may_start(ran: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
     others = [(GPU, "99", "another model", "900"), ("GPU-of-another-model", "41", "x", "1")]
-    answer(monkeypatch, lambda: others)
-    replacement._put_aside(replace(PLAN, gpus=(GPU,)), OLD)
+    answer(monkeypatch, lambda _docker: others)
+    replacement._put_aside(Docker(), replace(PLAN, gpus=(GPU,)), OLD)
     assert ran[-1] == f"docker rename {OLD.ident} {NAME}-previous-01234567"
 
 
 def test_memory_that_is_not_given_back_names_its_holder_and_undoes_everything(
     ran: Ran, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answer(monkeypatch, lambda: [(GPU, "41", "VLLM::EngineCore", "20000")])
+    answer(monkeypatch, lambda _docker: [(GPU, "41", "VLLM::EngineCore", "20000")])
     with pytest.raises(NotReleasedError, match=r"process 41 \(VLLM::EngineCore\) holds 20000 MiB of GPU-3f0c6f0e"):
-        replacement._put_aside(replace(PLAN, gpus=(GPU,)), OLD)
+        replacement._put_aside(Docker(), replace(PLAN, gpus=(GPU,)), OLD)
     assert ran[-2:] == [f"docker rename {OLD.ident} {NAME}", f"docker start {OLD.ident}"]
 
 
@@ -70,11 +70,22 @@ def test_nvidia_smis_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     smi.write_text(f"#!/bin/sh\necho '{GPU}, 41, /usr/bin/python3, 20000'\n")
     smi.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    assert replacement._compute_apps() == [(GPU, "41", "/usr/bin/python3", "20000")]
+    assert replacement._compute_apps(Docker()) == [(GPU, "41", "/usr/bin/python3", "20000")]
 
 
 def test_a_command_that_fails_is_told_unless_an_empty_answer_will_do(tmp_path: Path) -> None:
     missing = ["ls", str(tmp_path / "missing")]
-    assert replacement._run(missing, quiet=True) == ""
+    assert replacement._run((), missing, quiet=True) == ""
     with pytest.raises(RuntimeError, match="No such file"):
-        replacement._run(missing, quiet=False)
+        replacement._run((), missing, quiet=False)
+
+
+def test_on_another_host_the_command_is_one_word_for_its_shell(tmp_path: Path) -> None:
+    told = replacement._run(("sh", "-c"), ["printf", "%s|", "two words", "$HOME", str(tmp_path)], quiet=False)
+    assert told == f"two words|$HOME|{tmp_path}|"
+
+
+def test_a_host_that_can_not_be_reached_is_no_empty_answer() -> None:
+    with pytest.raises(RuntimeError, match="ended with 255"):
+        replacement._run(("sh", "-c"), ["exit", "255"], quiet=True)
+    assert replacement._run(("sh", "-c"), ["exit", "1"], quiet=True) == ""
