@@ -45,10 +45,13 @@ def plan_host(name: str, spec: StackSpec) -> HostPlan:
         "reboot": _reboot_summary(host),
         "engine": _engine_summary(host, versions),
     }
-    steps = []
+    steps: list[Step] = []
     for step in STEPS:
         given = settings[step]
         if given is not None:
+            if step == "engine" and host.driver:
+                # What `reboot` stops, `engine` starts: whenever `reboot` runs, `engine` must run after it.
+                given = {**given, "AFTER": steps[-1].digest}
             steps.append(
                 Step(
                     name=step,

@@ -94,11 +94,11 @@ class Card:
     def plug_into(self, container: str) -> None:
         """Put the GPUs into a host that isn't switched on."""
         files = {path.name: path.read_bytes() for path in FILES.iterdir()}
-        files["gpus"] = "".join(_row(gpu) for gpu in self.gpus).encode()
+        files["cards"] = "".join(_row(gpu) for gpu in self.gpus).encode()
         archive = io.BytesIO()
         with tarfile.open(fileobj=archive, mode="w") as tar:
             for name, content in files.items():
-                _add(tar, PLACES.get(name, f"opt/card/{name}"), content, 0o644 if name == "gpus" else 0o755)
+                _add(tar, PLACES.get(name, f"opt/card/{name}"), content, 0o644 if name == "cards" else 0o755)
             _add(tar, "etc/dpkg/dpkg.cfg.d/card", AFTER_DPKG.encode(), 0o644)
         done = subprocess.run(
             ["docker", "cp", "-", f"{container}:/"], input=archive.getvalue(), capture_output=True, check=False
@@ -126,7 +126,7 @@ def loaded_module(host: "Host") -> str:
 
 
 def _state(host: "Host", gpu: Gpu, state: Literal["there", "lost", "gone"]) -> None:
-    host.inside(f"sed -i -E '/\\t{gpu.uuid}\\t/s/[a-z]+$/{state}/' /opt/card/gpus && /opt/card/bus")
+    host.inside(f"sed -i -E '/\\t{gpu.uuid}\\t/s/[a-z]+$/{state}/' /opt/card/cards && /opt/card/bus")
 
 
 def _row(gpu: Gpu) -> str:

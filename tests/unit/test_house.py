@@ -93,6 +93,11 @@ def test_one_module_talks_to_docker() -> None:
     assert [named(path) for path in every if "pulumi_docker" in tops(path)] == ["components/containers.py"]
 
 
+def test_one_module_runs_scripts_on_hosts() -> None:
+    every = modules("components", "planning", "stack_configs", "tools", "__main__.py")
+    assert [named(path) for path in every if "pulumi_command" in tops(path)] == ["components/remote.py"]
+
+
 @pytest.mark.parametrize("path", modules("components"), ids=named)
 def test_components_know_plans_and_no_other_domain(path: Path) -> None:
     used = set(imports(path))

@@ -1,0 +1,1 @@
+"""GPU hosts: machines over SSH, and the steps that prepare them."""

@@ -1,0 +1,29 @@
+"""One machine over SSH, prepared to run containers on its GPUs."""
+
+from dataclasses import dataclass
+
+from pulumi import ComponentResource, Resource, ResourceOptions
+
+from components.remote import Reach, run_step
+from planning.hosts.plan import HostPlan
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuHostArgs:
+    plan: HostPlan
+    reach: Reach
+
+
+class GpuHost(ComponentResource):
+    """A host's steps, each after the one before; undone in the reverse order when the host leaves the spec."""
+
+    ready: list[Resource]
+    """For `depends_on` of what runs there: the last step, if there is any."""
+
+    def __init__(self, name: str, args: GpuHostArgs, opts: ResourceOptions | None = None) -> None:
+        super().__init__("inference-stack:hosts:GpuHost", name, None, opts)
+        self.ready = []
+        for step in args.plan.steps:
+            child = ResourceOptions(parent=self, depends_on=self.ready)
+            self.ready = [run_step(args.plan, step, args.reach, child)]
+        self.register_outputs({"steps": {step.name: step.summary for step in args.plan.steps}})

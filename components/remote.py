@@ -1,0 +1,94 @@
+"""The one way a script is run on a host: a resource for each step, by pulumi-command, whose only importer this is.
+
+The host gets the step's settings and script through standard input, so a changed script or setting shows in the
+preview as that step of that host, and nothing of it stands in a process list. Leaving the spec runs `undo` with the
+script that was applied last, at the address it was applied to.
+"""
+
+import asyncio
+import shlex
+from collections.abc import Callable
+
+import pulumi
+from pulumi import Resource, ResourceHook, ResourceHookArgs, ResourceHookBinding, ResourceOptions
+from pulumi_command import remote
+
+from planning.hosts import steps
+from planning.hosts.plan import HostPlan, Step
+
+DIALS = 3
+"""Failed dials after which the plugin gives up; it waits between them for up to a second."""
+DIAL_S = 10
+"""For the TCP connection of one dial."""
+UNDO_S = 1200
+"""Longest time for `undo`: waiting ten minutes for apt's lock is in it."""
+KILL_S = 30
+"""From the end of a step's time to the end of its processes."""
+
+Reach = Callable[[HostPlan, bool], None]
+"""Returns once the host answers and its user may sudo, and raises otherwise, in bounded time; the flag says that it may
+just have been rebooted. The plugin alone would dial a host for ever that accepts connections and stays silent."""
+
+
+def run_step(plan: HostPlan, step: Step, reach: Reach, opts: ResourceOptions) -> Resource:
+    """Run one step on its host, now if it is new or has changed. `opts` carries parent and dependencies."""
+    return remote.Command(
+        f"{plan.name}-{step.name}",
+        connection=_connection(plan),
+        create=_command(step.timeout_s, "apply", step.summary),
+        delete=_command(UNDO_S, "undo"),
+        stdin=steps.text(step),
+        add_previous_output_in_env=False,
+        opts=ResourceOptions.merge(
+            opts,
+            ResourceOptions(
+                hooks=_reached_before(plan, step, reach),
+                custom_timeouts=pulumi.CustomTimeouts(
+                    create=_seconds(step.timeout_s), update=_seconds(step.timeout_s), delete=_seconds(UNDO_S)
+                ),
+            ),
+        ),
+    )
+
+
+def _command(within_s: int, *words: str) -> str:
+    """Also ends a script that hangs on the host, where its end of the connection is all that's left."""
+    return f"sudo -n timeout --kill-after={KILL_S} {within_s} bash -s {shlex.join(words)}"
+
+
+def _seconds(script_s: int) -> str:
+    return f"{script_s + KILL_S + (DIALS + 1) * (DIAL_S + 1)}s"
+
+
+def _connection(plan: HostPlan) -> remote.ConnectionArgs:
+    """The user's SSH agent logs in: its socket is another one on each machine, so it is no input."""
+    to, jump = plan.connection, plan.connection.jump
+    return remote.ConnectionArgs(
+        host=to.address,
+        port=to.port,
+        user=to.user,
+        host_key=to.host_key,
+        dial_error_limit=DIALS,
+        per_dial_timeout=DIAL_S,
+        proxy=remote.ProxyConnectionArgs(
+            host=jump.address,
+            port=jump.port,
+            user=jump.user,
+            host_key=jump.host_key,
+            dial_error_limit=DIALS,
+            per_dial_timeout=DIAL_S,
+        )
+        if jump
+        else None,
+    )
+
+
+def _reached_before(plan: HostPlan, step: Step, reach: Reach) -> ResourceHookBinding:
+    # After `reboot` the next step is the one that waits until the host is back.
+    patient = plan.may_reboot and step.name == "engine"
+
+    async def wait(_args: ResourceHookArgs) -> None:
+        await asyncio.to_thread(reach, plan, patient)
+
+    hook = ResourceHook(f"{plan.name}-{step.name}-reached", wait)
+    return ResourceHookBinding(before_create=[hook], before_update=[hook])
