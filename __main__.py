@@ -6,6 +6,7 @@ import pulumi
 
 from components.stack import InferenceStack, InferenceStackArgs
 from planning.hosts.gate import gate_problems, gate_warnings
+from planning.serving.ledger.rules import ledger_problems, ledger_warnings
 from planning.stack import plan_stack
 from stack_configs.load import SpecError, located, spec_from_pulumi, unsupported
 
@@ -13,12 +14,14 @@ from stack_configs.load import SpecError, located, spec_from_pulumi, unsupported
 def main() -> None:
     try:
         spec, now = spec_from_pulumi(), datetime.now(UTC)
-        if problems := (*unsupported(spec), *located(spec.stack, gate_problems(spec, now))):
+        refused = (*gate_problems(spec, now), *ledger_problems(spec))
+        if problems := (*unsupported(spec), *located(spec.stack, refused)):
             raise SpecError(problems)
     except SpecError as error:
         # RunError is shown as it is, without a traceback: the message is for whoever edits the YAML.
         raise pulumi.RunError(str(error)) from error
-    for warning in (*spec.warnings, *located(spec.stack, gate_warnings(spec, now))):
+    told = (*gate_warnings(spec, now), *ledger_warnings(spec))
+    for warning in (*spec.warnings, *located(spec.stack, told)):
         pulumi.log.warn(str(warning))
     stack = InferenceStack(spec.stack, InferenceStackArgs(plan=plan_stack(spec)))
     pulumi.export("url", stack.url)

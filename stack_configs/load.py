@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from images.recipes import tag as built_tag
-from stack_configs import facts_files
+from stack_configs import facts_files, lock_files
 from stack_configs.problems import Path as YamlPath
 from stack_configs.problems import Problem, SpecError
 from stack_configs.rules import Found, Parsed, broken_rules
@@ -120,7 +120,8 @@ def resolve(source: Source, stack: str, settings: Settings, root: Path = ROOT) -
         local = all(host.connection.kind == "local" for host in parsed.hosts.values())
         images = _images(source, versions, settings.images, local, problems, warnings)
     facts, unread, told = facts_files.read_all(stack, _over_ssh(parsed.hosts), root)
-    problems += unread
+    locks, unlocked = lock_files.read_all(parsed.models, root)
+    problems += [*unread, *unlocked]
     warnings += told
     if problems:
         raise SpecError(sorted(problems, key=lambda p: (p.file, p.line or 0, str(p.path))))
@@ -135,6 +136,7 @@ def resolve(source: Source, stack: str, settings: Settings, root: Path = ROOT) -
         key_hashes={name: settings.key_hashes[name] for name in (parsed.gateway.keys if parsed.gateway else ())},
         host_versions=versions.hosts if versions else None,
         facts=facts,
+        locks=locks,
         repairs={name: dict(counts) for name, counts in settings.repairs.items() if name in parsed.hosts},
         warnings=tuple(warnings),
     )

@@ -1,6 +1,6 @@
 """A model's lock: what one commit of a model's repository holds, looked up once.
 
-`stack_configs/models/<owner>--<name>/<commit>.yaml`, written by `python -m tools.lock models`.
+`stack_configs/models/<owner>--<name>/<commit>.json`, written by `python -m tools.lock models`.
 """
 
 from typing import Annotated, Any

@@ -8,6 +8,7 @@ from stack_configs.schema.base import Frozen, GpuUuid, Name
 from stack_configs.schema.facts import Facts
 from stack_configs.schema.gateway import Gateway
 from stack_configs.schema.hosts import Host
+from stack_configs.schema.model_lock import ModelLock
 from stack_configs.schema.models import Model
 from stack_configs.schema.observability import Observability
 from stack_configs.schema.versions import HostVersions, ImageName
@@ -59,6 +60,8 @@ class StackSpec(Frozen):
     """The version set's part for hosts."""
     facts: dict[Name, Facts] = {}
     """What hosts said, by host; never an input of a resource."""
+    locks: dict[Name, ModelLock] = {}
+    """What is locked of models, by the name that clients ask for; a model without a lock is missing here."""
     repairs: dict[Name, dict[str, int]] = {}
     """Host → step → how often drift was repaired; Pulumi config `repairs`, raised by `make drift`."""
     waiting: dict[Name, str] = {}

@@ -200,9 +200,19 @@ def _decoder(config: Config) -> Architecture:
             replicated=hidden * (2 * count + 1) + router,
         ),
         dtype=_dtype(config),
-        max_positions=number(config, "max_position_embeddings"),
+        max_positions=_positions(config),
         quantization=quantization,
     )
+
+
+def _positions(config: Config) -> int:
+    """The longest context that the engine takes for this config.json, tokens."""
+    own = number(config, "max_position_embeddings")
+    scaling = config.get("rope_scaling") or config.get("rope_parameters")
+    if not isinstance(scaling, Mapping) or scaling.get("rope_type", scaling.get("type")) != "yarn":
+        return own
+    factor, original = scaling.get("factor"), scaling.get("original_max_position_embeddings", own)
+    return max(own, int(float(factor) * int(original))) if factor else own
 
 
 TIED = frozenset({"gemma", "gemma2", "gemma3_text"})
@@ -314,7 +324,7 @@ def _latent(config: Config) -> Architecture:
             replicated=count * hidden * (q_rank + rank + rope) + hidden * (2 * count + 1) + router,
         ),
         dtype=_dtype(config),
-        max_positions=number(config, "max_position_embeddings"),
+        max_positions=_positions(config),
         quantization=quantization_of(config),
     )
 
@@ -323,7 +333,10 @@ def _encoder(config: Config) -> Architecture:
     """BERT and RoBERTa: embeddings, no KV cache at all."""
     hidden, count = number(config, "hidden_size"), number(config, "num_hidden_layers")
     heads, width = number(config, "num_attention_heads"), number(config, "intermediate_size")
-    tables = number(config, "vocab_size") + number(config, "max_position_embeddings") + 2
+    positions = number(config, "max_position_embeddings")
+    tables = number(config, "vocab_size") + positions + 2
+    # RoBERTa counts positions from 2.
+    usable = positions - 2 if "roberta" in str(config["model_type"]) else positions
     return Architecture(
         name=_name(config),
         kind="embed",
@@ -340,7 +353,7 @@ def _encoder(config: Config) -> Architecture:
             replicated=count * 6 * hidden,
         ),
         dtype=_dtype(config),
-        max_positions=number(config, "max_position_embeddings"),
+        max_positions=usable,
         quantization=quantization_of(config),
     )
 

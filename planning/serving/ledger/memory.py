@@ -46,6 +46,8 @@ MARGIN = int(0.6 * GIB)
 MXFP4_TILE = (256, 128)
 """Hidden size and expert width are filled up to multiples of these (mxfp4_round_up_hidden_size_and_intermediate_size in
 vllm/model_executor/layers/fused_moe/oracle/mxfp4.py): 13.72 instead of 12.8 GiB for gpt-oss-20b."""
+BESIDE_AT_LEAST = int(0.20 * GIB)
+"""The least that one process was seen to hold outside of its utilization, on an L4 and an RTX 5060 Ti."""
 BESIDE = int(0.55 * GIB)
 """What one more process holds outside of its utilization: CUDA's context, taken before vLLM looks."""
 

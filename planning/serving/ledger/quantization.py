@@ -15,6 +15,8 @@ class Quantization:
     """`fp8`, `awq`, `gptq`, `mxfp4`, `nvfp4`, `int8`, `int4`; anything else is not counted."""
     bits: float
     """Per number of a quantized layer, scales included."""
+    block: int = 1
+    """Numbers that share a scale, in a row: a GPU's part of a layer must be a multiple of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +52,12 @@ def quantization_of(config: Mapping[str, Any]) -> Quantization | None:
     per_group = 32 / group if isinstance(group, int) and group > 0 else 0.0
     match method:
         case "fp8" | "fbgemm-fp8":
-            return Quantization(method="fp8", bits=8.0)
+            blocks = found.get("weight_block_size") or [1]
+            return Quantization(method="fp8", bits=8.0, block=int(max(blocks)))
         case "awq" | "gptq":
             bits = found.get("bits", found.get("w_bit", 4))
-            return Quantization(method=method, bits=float(bits) + per_group)
+            block = group if per_group else 1
+            return Quantization(method=method, bits=float(bits) + per_group, block=int(block))
         case "mxfp4":
             return Quantization(method="mxfp4", bits=4.25)
         case "compressed-tensors":
@@ -79,7 +83,8 @@ def _compressed_tensors(found: Mapping[str, Any]) -> Quantization:
         case "float", 4:
             return Quantization(method="nvfp4", bits=4.5)
         case "int", (4 | 8) as bits:
-            return Quantization(method=f"int{bits}", bits=float(bits) + scales)
+            block = size if isinstance(size, int) and size > 0 else 1
+            return Quantization(method=f"int{bits}", bits=float(bits) + scales, block=block)
     return Quantization(method="compressed-tensors of an unknown format", bits=0.0)
 
 
