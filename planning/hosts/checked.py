@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from planning.hosts import gate_table as table
 from planning.hosts.installed import branch_of, distribution, numbers
 from planning.hosts.steps import needs_toolkit
-from stack_configs.schema.facts import Facts
+from stack_configs.schema.facts import Facts, Gpu
 from stack_configs.schema.hosts import Host
 from stack_configs.schema.stack import StackSpec
 
@@ -48,17 +48,67 @@ class Checked:
         image = self.spec.images.get("vllm-cuda")
         return numbers(image.cuda) if image and image.cuda and self.is_gpu_host else None
 
+    @property
+    def toolkit_cuda(self) -> tuple[int, ...] | None:
+        """The CUDA of the host's own toolkit."""
+        return numbers(self.host.cuda_toolkit) if self.host.cuda_toolkit else None
 
-def branches(c: Checked, first: int, last: int = 999) -> str:
-    """What to do where the driver's branch doesn't fit: those of the version set that do, the newest first."""
-    known = c.spec.host_versions.drivers if c.spec.host_versions else {}
-    good = sorted((branch for branch in known if first <= int(branch) <= last), reverse=True)
-    bounds = f"{first} or newer" if first else f"{last} or older"
-    if not good:
-        write = f"take a version set with a driver of branch {bounds}"
+    @property
+    def cards(self) -> tuple[Gpu, ...]:
+        """The GPUs of the spec; where no driver can name them yet, all that the host has."""
+        every = self.facts.gpus if self.facts else ()
+        return tuple(gpu for gpu in every if gpu.uuid in self.host.gpus) or every
+
+
+def device_of(gpu: Gpu) -> int | None:
+    """Its PCI device id. None: the GPU is on no PCI bus, as a Jetson's."""
+    return int(gpu.pci_id.partition(":")[2], 16) if gpu.pci_id else None
+
+
+def generation(gpu: Gpu) -> table.Generation | None:
+    """By PCI device, else by compute capability; None: newer or older than the table."""
+    if (device := device_of(gpu)) is not None:
+        for row in table.GENERATIONS:
+            if any(first <= device <= last for first, last in row.devices):
+                return row
+    return next((row for row in table.GENERATIONS if gpu.compute_capability in row.compute), None)
+
+
+def cuda_floor(cuda: tuple[int, ...] | None) -> int | None:
+    """The oldest branch that runs a CUDA."""
+    return next((row.branch for row in table.CUDA_FLOORS if cuda and row.cuda == cuda[0]), None)
+
+
+def device_floor(gpu: Gpu) -> str | None:
+    """The first driver of a device that came later than its generation."""
+    return next((row.driver for row in table.DEVICE_FLOORS if row.device == device_of(gpu)), None)
+
+
+def branches(c: Checked) -> str:
+    """What to do where the driver's branch doesn't fit: those of the version set that do in every way, newest first."""
+    rows = [row for gpu in c.cards if (row := generation(gpu))]
+    cuda = (cuda_floor(c.cuda), cuda_floor(c.toolkit_cuda))
+    modules = table.OPEN_FLOOR.version[0] if c.host.driver and c.host.driver.modules == "open" else None
+    first = max((n for n in (*cuda, modules, *(row.first_branch for row in rows)) if n), default=0)
+    last = min((row.last_branch for row in rows if row.last_branch), default=999)
+    floor = max((numbers(text) for gpu in c.cards if (text := device_floor(gpu))), default=(0,))
+    known = c.spec.host_versions.drivers.items() if c.spec.host_versions else ()
+    good = [branch for branch, pin in known if first <= int(branch) <= last and numbers(pin.version) >= floor]
+    if first > last:
+        return (
+            f"nothing does all of it: leave out what needs {first} or newer, or the cards that {last} is the last for"
+        )
+    if first:
+        bounds = f"branch {first} to {last}" if last < 999 else f"branch {first} or newer"
     else:
-        write = "write " + " or ".join(f'`branch: "{branch}"`' for branch in good)
-    return write if c.host.driver else f"install branch {bounds} there, {c.look_again}; or under `driver:` {write}"
+        bounds = f"branch {last} or older" if last < 999 else "any branch"
+    if good:
+        write = "write " + " or ".join(f'`branch: "{branch}"`' for branch in sorted(good, reverse=True))
+    else:
+        write = f"take a version set with a driver of {bounds}"
+        if newer := max((text for gpu in c.cards if (text := device_floor(gpu))), key=numbers, default=""):
+            write += f", from {newer} on"
+    return write if c.host.driver else f"install {bounds} there, {c.look_again}; or under `driver:` {write}"
 
 
 def system_name(facts: Facts) -> str:

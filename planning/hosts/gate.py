@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from planning.hosts import gate_table as table
-from planning.hosts.checked import Checked, Found, branches, system_name
+from planning.hosts.checked import Checked, Found, branches, cuda_floor, system_name
 from planning.hosts.gate_cards import CARD_REFUSALS, CARD_WARNINGS
 from planning.hosts.installed import FACTS_MAX_AGE, distribution, docker_pin, driver_pin, fresh, numbers, upstream
 from stack_configs.schema.stack import StackSpec
@@ -59,7 +59,7 @@ def _pins(c: Checked) -> Iterator[Found]:
         yield (
             (*c.at, "driver", "branch"),
             f"{driver.branch} is not in the version set {c.spec.file.versions}",
-            branches(c, 1),
+            branches(c),
         )
     toolkit = c.host.cuda_toolkit
     if toolkit and toolkit not in versions.cuda_toolkits:
@@ -77,23 +77,22 @@ def _modules_of_branch(c: Checked) -> Iterator[Found]:
         yield (
             (*c.at, "driver", "modules"),
             f"branch {driver.branch} has no open modules: they begin with {floor}",
-            f"{branches(c, floor)}, or `modules: proprietary` for cards older than Turing",
+            f"{branches(c)}, or `modules: proprietary` for cards older than Turing",
         )
 
 
 def _cuda_of_branch(c: Checked) -> Iterator[Found]:
     """The driver must run the CUDA of engines, and of the host's own toolkit."""
     branch = int(c.host.driver.branch) if c.host.driver else c.loaded_branch
-    wanted = {"vLLM's image": c.cuda, "`cuda_toolkit`": numbers(c.host.cuda_toolkit or "")}
-    for whose, cuda in wanted.items():
-        floor = next((row.branch for row in table.CUDA_FLOORS if cuda and row.cuda == cuda[0]), None)
-        if branch is None or not cuda or floor is None or branch >= floor:
+    for whose, cuda in {"vLLM's image": c.cuda, "`cuda_toolkit`": c.toolkit_cuda}.items():
+        floor = cuda_floor(cuda)
+        if branch is None or cuda is None or floor is None or branch >= floor:
             continue
         needs = f"{whose}, which has CUDA {'.'.join(map(str, cuda))}: that needs {floor} or newer"
         if c.host.driver:
-            yield ((*c.at, "driver", "branch"), f"{branch} is too old for {needs}", branches(c, floor))
+            yield ((*c.at, "driver", "branch"), f"{branch} is too old for {needs}", branches(c))
         else:
-            yield (c.at, f"has driver {branch} loaded, too old for {needs}", branches(c, floor))
+            yield (c.at, f"has driver {branch} loaded, too old for {needs}", branches(c))
 
 
 def _docker(c: Checked) -> Iterator[Found]:

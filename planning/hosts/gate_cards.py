@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from planning.hosts import gate_table as table
-from planning.hosts.checked import Checked, Found, Path, branches
+from planning.hosts.checked import Checked, Found, Path, branches, device_floor, device_of, generation
 from planning.hosts.installed import branch_of, driver_pin, installed, numbers
 from stack_configs.schema.facts import Gpu
 
@@ -11,28 +11,13 @@ UNIFIED_SHARE = 0.8
 """The most of a memory that GPU and system share which models may claim; an estimate, nobody measured it."""
 
 
-def generation(gpu: Gpu) -> table.Generation | None:
-    """By PCI device, else by compute capability; None: newer or older than the table."""
-    if (device := _device(gpu)) is not None:
-        for row in table.GENERATIONS:
-            if any(first <= device <= last for first, last in row.devices):
-                return row
-    return next((row for row in table.GENERATIONS if gpu.compute_capability in row.compute), None)
-
-
-def _device(gpu: Gpu) -> int | None:
-    """None: the GPU is on no PCI bus, as a Jetson's."""
-    return int(gpu.pci_id.partition(":")[2], 16) if gpu.pci_id else None
-
-
 def _generations(c: Checked) -> Iterator[Found]:
     """Each GPU of the spec against modules, branch, CUDA; where no driver can name them yet, all cards of the bus."""
     if c.facts is None:
         return
-    named = [gpu for gpu in c.facts.gpus if gpu.uuid in c.host.gpus]
-    cards = named or c.facts.gpus
-    wrong = {gpu.pci_address: found for gpu in cards if (found := tuple(_card(c, gpu)))}
-    if not named and len(cards) - len(wrong) >= max(1, len(c.host.gpus)):
+    wrong = {gpu.pci_address: found for gpu in c.cards if (found := tuple(_card(c, gpu)))}
+    named = any(gpu.uuid in c.host.gpus for gpu in c.cards)
+    if not named and len(c.cards) - len(wrong) >= max(1, len(c.host.gpus)):
         return  # enough are left: another card may drive a screen
     yield from dict.fromkeys(found for group in wrong.values() for found in group)
 
@@ -56,15 +41,12 @@ def _card(c: Checked, gpu: Gpu) -> Iterator[Found]:
     at = (*c.at, "driver", "branch") if driver else c.at
     last, first = row.last_branch, row.first_branch
     if branch and last and branch > last:
-        yield (at, f"{card} is not driven by branch {branch}: {last} is the last", branches(c, 0, last))
+        yield (at, f"{card} is not driven by branch {branch}: {last} is the last", branches(c))
     if branch and first and branch < first:
-        yield (at, f"{card} is not driven by branch {branch}: {first} is the first", branches(c, first))
-    wanted = driver_pin(c.host, c.spec, c.facts)
-    for floor in table.DEVICE_FLOORS:
-        is_it = wanted and floor.device == _device(gpu) and branch_of(wanted) == branch_of(floor.driver)
-        if is_it and wanted and numbers(wanted) < numbers(floor.driver):
-            says = f"{card} needs driver {floor.driver} or newer, and the version set has {wanted}"
-            yield (at, says, branches(c, branch_of(wanted) + 1))
+        yield (at, f"{card} is not driven by branch {branch}: {first} is the first", branches(c))
+    wanted, floor = driver_pin(c.host, c.spec, c.facts), device_floor(gpu)
+    if wanted and floor and branch_of(wanted) == branch_of(floor) and numbers(wanted) < numbers(floor):
+        yield (at, f"{card} needs driver {floor} or newer, and the version set has {wanted}", branches(c))
     yield from _engine(c, gpu, row)
 
 
@@ -145,7 +127,7 @@ def _mig(c: Checked) -> Iterator[Found]:
 def _nvswitch(c: Checked) -> Iterator[Found]:
     if c.facts is None or not c.facts.gpus or not c.is_gpu_host:
         return
-    on_board = [gpu for gpu in c.facts.gpus if _device(gpu) in table.NVSWITCH_DEVICES]
+    on_board = [gpu for gpu in c.facts.gpus if device_of(gpu) in table.NVSWITCH_DEVICES]
     # Blackwell's switches are on no PCI bus, and those of a virtual machine may be the hypervisor's.
     switched = c.facts.nvswitches > 0 or (len(on_board) >= table.NVSWITCH_FROM and c.facts.virtual is None)
     driver = c.host.driver

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from planning.hosts import gate, gate_cards
 from planning.hosts import gate_table as table
-from planning.hosts.checked import Found
+from planning.hosts.checked import Found, generation
 from planning.hosts.gate import SECURE_BOOT_DOC, gate_problems, gate_warnings
 from planning.hosts.installed import FACTS_MAX_AGE, installed_driver, numbers, upstream
 from stack_configs.schema.facts import Gpu
@@ -74,7 +74,7 @@ CASES: dict[str, Case] = {
             (
                 (*AT, "driver", "branch"),
                 "585 is not in the version set 2026.11",
-                'write `branch: "590"` or `branch: "580"` or `branch: "535"`',
+                'write `branch: "590"` or `branch: "580"`',  # 535 doesn't run the engine's CUDA
             )
         ],
         passes=spec(host(driver={"branch": "590"})),
@@ -333,7 +333,7 @@ CASES: dict[str, Case] = {
             (
                 (*AT, "driver", "branch"),
                 "NVIDIA B200 (Blackwell) needs driver 570.133.20 or newer, and the version set has 570.124.06",
-                "take a version set with a driver of branch 571 or newer",
+                "take a version set with a driver of branch 570 or newer, from 570.133.20 on",
             )
         ],
         passes=spec(
@@ -561,6 +561,25 @@ def test_every_refusal_names_a_place_in_the_yaml_and_a_way_out(case: Case) -> No
         assert "None" not in says + write
 
 
+@pytest.mark.parametrize("cuda", ["12.6", "12.9", "13.0"])
+@pytest.mark.parametrize("modules", ["open", "proprietary"])
+@pytest.mark.parametrize("branch", ["535", "580", "590"])
+@pytest.mark.parametrize("card", CARDS)
+def test_who_does_what_is_written_is_refused_no_more(card: str, branch: str, modules: str, cuda: str) -> None:
+    """In one go: all remedies of `driver` at once, the first where several are named."""
+    for card_facts in (facts(gpus=(gpu(card),)), bare(gpu(card, None))):
+        wanted = {"branch": branch, "modules": modules}
+        found = gate_problems(spec(host(driver=wanted), card_facts, cuda=cuda), NOW)
+        for path, _, write in found:
+            assert in_schema(path)
+            if path[2] == "driver" and (remedy := re.match(r'write `(\w+): "?(\w+)"?`', write)):
+                wanted[remedy[1]] = remedy[2]
+        after = gate_problems(spec(host(driver=wanted), card_facts, cuda=cuda), NOW)
+        assert [path for path, _, _ in after if path[2] == "driver"] == []
+        # What is left is between the card and the engine's image: no driver mends it.
+        assert set(after) <= set(found)
+
+
 def test_a_host_without_facts_is_checked_by_its_spec_alone() -> None:
     assert gate_problems(spec(), NOW) == ()
     assert len(gate_problems(spec(host(driver={"branch": "535"})), NOW)) == 1
@@ -657,7 +676,7 @@ def test_a_ready_host_gives_no_warning() -> None:
 
 def test_a_gpu_on_no_bus_is_known_by_its_compute_capability() -> None:
     jetson = Gpu(pci_address="", pci_id="", uuid=GPU, name="Orin (nvgpu)", compute_capability="8.7")
-    found = gate_cards.generation(jetson)
+    found = generation(jetson)
     assert found
     assert found.name == "Ampere"
     assert gate_problems(spec(host(driver=None), facts(gpus=(jetson,), arch="aarch64")), NOW) == ()
@@ -677,7 +696,7 @@ GENERATION_OF = {
 @pytest.mark.parametrize(("card", "name"), GENERATION_OF.items())
 def test_the_bus_and_the_driver_agree_on_a_cards_generation(card: str, name: str) -> None:
     row = next(row for row in table.GENERATIONS if row.name == name)
-    assert gate_cards.generation(gpu(card, None)) == row
+    assert generation(gpu(card, None)) == row
     assert CARDS[card][2] in row.compute
 
 
