@@ -34,6 +34,7 @@ check_host() {
 
 repositories() {
   local name file wanted=""
+  KEYS=""
   for name in $REPOSITORIES; do
     repository "$name"
     wanted+=" /etc/apt/sources.list.d/inference-stack-${name//_/-}.sources"
@@ -41,18 +42,24 @@ repositories() {
   for file in /etc/apt/sources.list.d/inference-stack-*.sources; do
     [[ "$wanted /etc/apt/sources.list.d/inference-stack-non-free.sources" == *"$file"* ]] || drop "$file"
   done
+  for file in /etc/apt/keyrings/inference-stack-*.asc; do
+    [[ $KEYS == *"$file"* ]] || drop "$file"
+  done
 }
 
 repository() { # one repository: nothing is put in place before key and lists were fetched and verified
   local name=$1 file key fingerprint scratch of=REPO_$1
   file=/etc/apt/sources.list.d/inference-stack-${name//_/-}.sources
-  key=/etc/apt/keyrings/inference-stack-${name//_/-}.asc
   fingerprint=$(for_os "${of}_KEY")
+  # Named by its key: apt wants one file where several entries are of one mirror.
+  key=/etc/apt/keyrings/inference-stack-$fingerprint.asc
+  KEYS+=" $key"
   if [[ -e $key ]] && [[ $(fingerprints "$key") == "$fingerprint" ]] && cmp -s "$file" <(source_of "$of" "$key"); then
     return
   fi
   scratch=$(mktemp -d)
   fetch_key "$(filled "$(for_os "${of}_KEY_URL")")" "$fingerprint" "$scratch" "$name"
+  mkdir -p "$scratch/lists/partial"
   chmod 755 "$scratch"
   source_of "$of" "$scratch/key.asc" >"$scratch/new.sources"
   mkdir -p "$STATE"

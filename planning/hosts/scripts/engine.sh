@@ -92,6 +92,7 @@ docker_itself() {
     fail "the version set has no Docker of $OS_ID $OS_VERSION" "\`engine: distribution\` asks for one" "write \`engine: docker\`"
   packages=$(for_os DOCKER_PACKAGES)
   loose=$(for_os DOCKER_LOOSE)
+  started=$(systemctl show -p ActiveEnterTimestampMonotonic --value docker)
   if [[ $(settings_in_force) != "$(digest_of_settings)" ]] && systemctl -q is-active docker; then
     # Turns live-restore on, so that what follows keeps the containers running.
     systemctl reload docker
@@ -101,7 +102,6 @@ docker_itself() {
   local -a family
   read -ra family <<<"$DOCKER_FAMILY"
   not_unattended docker "${family[@]}"
-  started=$(systemctl show -p ActiveEnterTimestampMonotonic --value docker)
   enable_unit --now docker.service
   if [[ $(settings_in_force) != "$(digest_of_settings)" ]]; then
     if [[ $started != 0 && $(systemctl show -p ActiveEnterTimestampMonotonic --value docker) == "$started" ]]; then

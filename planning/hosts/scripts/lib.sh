@@ -169,7 +169,7 @@ explain() { # the one line that says why the last command of apt failed
     fail "a package mirror can't be reached" "${line#[EW]: }" \
       "check the network, or name a mirror under \`mirrors:\`, and run \`up\` again; nothing was changed by this"
   fi
-  line=$(grep -E '^(E:|dpkg: error)|unmet dependencies|held broken|Depends:|trying to overwrite' "$log" | head -n 4 | tr '\n' ' ')
+  line=$(grep -E '^(E: |dpkg: error)|trying to overwrite|^ [a-z0-9.+-]+ : [A-Z]' "$log" | grep -v 'additional context' | head -n 4 | tr -s '\n' ' ')
   fail "$1 failed" "${line:-$(tail -n 3 "$log" | tr '\n' ' ')}" "see $log on the host"
 }
 
@@ -242,6 +242,8 @@ ensure() { # install packages whose version doesn't matter
 
 hold() { # hold exactly these packages against upgrades; what this step held before and isn't among them is let go
   local package new=() old=() held
+  # shellcheck disable=SC2046 # names are words
+  set -- $(printf '%s\n' "$@" | sort -u)
   held=$(apt-mark showhold)
   mkdir -p "$STATE/holds"
   touch "$STATE/holds/$STEP"
@@ -299,7 +301,6 @@ install_set() { # name of the set, upstream version, packages, packages with ver
   read -ra names <<<"$3"
   read -ra loose <<<"$4"
   read -ra family <<<"$5"
-  pin "$name" "$version" "${family[@]}"
   for package in "${names[@]}"; do
     have=$(installed "$package" || true)
     is_build "$have" "$version" && continue
@@ -326,6 +327,7 @@ install_set() { # name of the set, upstream version, packages, packages with ver
       moves+=("$package $have -> removed")
     fi
   done
+  pin "$name" "$version" "${family[@]}"
   mkdir -p "$STATE/versions"
   grep -qxF "$version" "$earlier" 2>/dev/null || echo "$version" >>"$earlier"
   if [[ ${#changes[@]} -gt 0 ]]; then
