@@ -5,7 +5,7 @@ SETUP = $(PYTHON) -m tools.setup
 PY = .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help up down clean preview facts drift logs key dev parts check fix unit test test-all golden docs lock bench
+.PHONY: help up down clean preview plan facts drift logs key dev parts check fix unit test test-all golden docs lock bench
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ clean: ## down, then remove the model cache, images and caches of ours
 
 preview: ## what would change, what restarts, and for how long
 	@. ./activate && $(PY) -m tools.report --stack $(STACK)
+
+plan: dev ## which models fit, for how many users (STACK=prod, or MODEL=config.json GPU="RTX 4090")
+	$(PY) -m tools.fit $(if $(MODEL),--model $(MODEL) --gpu "$(GPU)",--stack $(STACK)) $(if $(JSON),--json)
 
 facts: dev ## ask the stack's hosts over SSH what they are, and keep it under stack_configs/facts (STACK=prod HOST=name)
 	$(PY) -m tools.facts --stack $(STACK) $(if $(HOST),--host $(HOST))
