@@ -6,16 +6,18 @@ import pulumi
 
 from components.stack import InferenceStack, InferenceStackArgs
 from planning.hosts.gate import gate_problems, gate_warnings
+from planning.hosts.ready import with_waiting
 from planning.serving.ledger.rules import ledger_problems, ledger_warnings
 from planning.stack import plan_stack
-from stack_configs.load import SpecError, located, spec_from_pulumi, unsupported
+from stack_configs.load import SpecError, located, spec_from_pulumi
+from tools.reach import reach
 
 
 def main() -> None:
     try:
-        spec, now = spec_from_pulumi(), datetime.now(UTC)
+        spec, now = with_waiting(spec_from_pulumi()), datetime.now(UTC)
         refused = (*gate_problems(spec, now), *ledger_problems(spec))
-        if problems := (*unsupported(spec), *located(spec.stack, refused)):
+        if problems := located(spec.stack, refused):
             raise SpecError(problems)
     except SpecError as error:
         # RunError is shown as it is, without a traceback: the message is for whoever edits the YAML.
@@ -23,9 +25,11 @@ def main() -> None:
     told = (*gate_warnings(spec, now), *ledger_warnings(spec))
     for warning in (*spec.warnings, *located(spec.stack, told)):
         pulumi.log.warn(str(warning))
-    stack = InferenceStack(spec.stack, InferenceStackArgs(plan=plan_stack(spec)))
+    stack = InferenceStack(spec.stack, InferenceStackArgs(plan=plan_stack(spec), reach=reach))
     pulumi.export("url", stack.url)
     pulumi.export("models", stack.models)
+    if spec.waiting:
+        pulumi.export("waiting", spec.waiting)
     pulumi.export("monitoring", stack.monitoring)
     pulumi.export("weights", spec.weights)
 

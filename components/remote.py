@@ -30,6 +30,10 @@ Reach = Callable[[HostPlan, bool], None]
 just have been rebooted. The plugin alone would dial a host for ever that accepts connections and stays silent."""
 
 
+def no_question(_plan: HostPlan, _rebooting: bool) -> None:
+    """For programs that leave it to the plugin."""
+
+
 def run_step(plan: HostPlan, step: Step, reach: Reach, opts: ResourceOptions) -> Resource:
     """Run one step on its host, now if it is new or has changed. `opts` carries parent and dependencies."""
     return remote.Command(

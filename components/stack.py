@@ -1,13 +1,16 @@
 """A whole stack: the only place where the domains meet."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pulumi import ComponentResource, Input, ResourceOptions
+from pulumi import ComponentResource, Input, Resource, ResourceOptions
 
 from components.containers import Runtime, make_networks, make_provider, make_volume
 from components.gateway.gateway import Gateway, GatewayArgs
+from components.hosts.gpu_host import GpuHost, GpuHostArgs
 from components.naming import Names
 from components.observability.monitoring import Monitoring, MonitoringArgs
+from components.remote import Reach, no_question
 from components.serving.model_server import ModelServer, ModelServerArgs
 from components.ssh import command_on, write_ssh_files
 from planning.names import MODELS_VOLUME
@@ -17,10 +20,12 @@ from planning.plans import StackPlan
 @dataclass(frozen=True, kw_only=True)
 class InferenceStackArgs:
     plan: StackPlan
+    reach: Reach = no_question
+    """Asked before each step of a host over SSH."""
 
 
 class InferenceStack(ComponentResource):
-    """Networks, volumes, models, gateway and monitoring of one stack."""
+    """Hosts, and the networks, volumes, models, gateway and monitoring on them, of one stack."""
 
     url: str | None
     """None while the gateway's host waits."""
@@ -31,7 +36,10 @@ class InferenceStack(ComponentResource):
         super().__init__("inference-stack:index:InferenceStack", name, None, opts)
         plan = args.plan
         child = ResourceOptions(parent=self)
-        runtimes = self._runtimes(plan)
+        prepared = {
+            host.name: GpuHost(host.name, GpuHostArgs(plan=host, reach=args.reach), child).ready for host in plan.hosts
+        }
+        runtimes = self._runtimes(plan, prepared)
         for model in plan.models:
             ModelServer(model.name, ModelServerArgs(plan=model, runtimes=runtimes), child)
         self.url = None
@@ -42,19 +50,18 @@ class InferenceStack(ComponentResource):
         self.monitoring = monitoring.urls
         self.register_outputs({"url": self.url, "models": self.models, "monitoring": self.monitoring})
 
-    def _runtimes(self, plan: StackPlan) -> dict[str, Runtime]:
-        """Each host that runs something, ready to take containers."""
-        over_ssh = {host.name for host in plan.hosts}
-        config = write_ssh_files(plan.stack, plan.hosts) if over_ssh else None
+    def _runtimes(self, plan: StackPlan, prepared: Mapping[str, Sequence[Resource]]) -> dict[str, Runtime]:
+        """Each host that runs something, ready to take containers. `prepared`: hosts over SSH → their last step."""
+        config = write_ssh_files(plan.stack, plan.hosts) if prepared else None
         runtimes: dict[str, Runtime] = {}
         for host in dict.fromkeys(container.host for container in plan.containers):
             names = Names(plan.stack)
             child = ResourceOptions(parent=self)
             provider, on = None, ""
             shell: tuple[str, ...] = ()
-            if config and host in over_ssh:
+            if config and host in prepared:
                 on, shell = host, command_on(host, config)
-                provider = make_provider(host, config, child)
+                provider = make_provider(host, config, ResourceOptions(parent=self, depends_on=prepared[host]))
                 child = ResourceOptions(parent=self, provider=provider)
             volumes: dict[str, Input[str]] = {}
             for container in plan.containers:

@@ -1,7 +1,7 @@
 """From the spec to the whole plan."""
 
 from planning.gateway.plan import plan_gateway
-from planning.hosts.plan import HostPlan
+from planning.hosts.steps import plan_host
 from planning.observability.plan import plan_observability
 from planning.placement import gateway_host, served
 from planning.plans import StackPlan
@@ -13,9 +13,7 @@ from stack_configs.schema.stack import StackSpec
 def plan_stack(spec: StackSpec) -> StackPlan:
     """Everything that will run for `spec`. Pure: the same spec gives the same plan on every machine."""
     hosts = tuple(
-        HostPlan(name=name, connection=host.connection, steps=())
-        for name, host in spec.file.hosts.items()
-        if isinstance(host.connection, SshConnection)
+        plan_host(name, spec) for name, host in spec.file.hosts.items() if isinstance(host.connection, SshConnection)
     )
     return StackPlan(
         stack=spec.stack,

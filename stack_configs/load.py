@@ -142,20 +142,6 @@ def resolve(source: Source, stack: str, settings: Settings, root: Path = ROOT) -
     )
 
 
-def unsupported(spec: StackSpec) -> tuple[Problem, ...]:
-    """Parts of a valid spec that this version checks but can't deploy yet."""
-    return tuple(
-        Problem(
-            path=("hosts", name, "connection"),
-            says="hosts over SSH are checked but can't be deployed to yet",
-            write="try `kind: local` on that machine itself, with a stack of its own",
-            file=f"stack_configs/{spec.stack}.yaml",
-        )
-        for name, host in spec.file.hosts.items()
-        if host.connection.kind == "ssh"
-    )
-
-
 def _parts(source: Source) -> tuple[Parsed, list[Problem]]:
     """Each host and model by itself, so that a mistake in one hides none in another."""
     problems: list[Problem] = []
@@ -430,5 +416,4 @@ __all__ = [
     "settings_of",
     "spec_from_pulumi",
     "ssh_hosts",
-    "unsupported",
 ]

@@ -1,4 +1,4 @@
-"""A plan as text: one YAML file a container, and each of its files beside it.
+"""A plan as text: one YAML file a container, and each of its files beside it; one a step of a host.
 
 Files that are sources of this repository are named and not repeated.
 """
@@ -27,9 +27,15 @@ def golden() -> dict[str, str]:
 
 def rendered(plan: StackPlan) -> dict[str, str]:
     texts: dict[str, str] = {}
+    for host in plan.hosts:
+        for step in host.steps:
+            # The script is a source of this repository; digests of its text stand in the settings of later steps.
+            settings = {key: value for key, value in step.settings.items() if key != "AFTER"}
+            described = {"summary": step.summary, "timeout_s": step.timeout_s, "settings": _plain(settings)}
+            texts[f"{plan.stack}/{host.name}-{step.name}.yaml"] = _yaml(described)
     for container in plan.containers:
         at = f"{plan.stack}/{container.service}"
-        texts[f"{at}.yaml"] = yaml.safe_dump(_described(container), sort_keys=False, width=110, allow_unicode=True)
+        texts[f"{at}.yaml"] = _yaml(_described(container))
         for name, text in container.files.items():
             if text not in SOURCES:
                 texts[f"{at}/{name}"] = text
@@ -43,6 +49,10 @@ def stored() -> dict[str, str]:
         for path in sorted(FOLDER.glob("*/**/*"))
         if path.is_file() and "__pycache__" not in path.parts
     }
+
+
+def _yaml(value: Any) -> str:
+    return str(yaml.safe_dump(value, sort_keys=False, width=110, allow_unicode=True))
 
 
 def _described(plan: ContainerPlan) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import yaml
 
 from stack_configs.load import ROOT
 from stack_configs.schema.stack import Image, StackFile, StackSpec
-from stack_configs.schema.versions import ImageName
+from stack_configs.schema.versions import HostVersions, ImageName
 
 GPU = "GPU-11111111-2222-3333-4444-555555555555"
 SOURCE = {"repo": "Qwen/Qwen2.5-0.5B-Instruct", "revision": "7ae557604adf67be50417f59c2c2f167def9a775"}
@@ -26,8 +26,15 @@ def spec(name: str, file: Mapping[str, Any], *without: ImageName, **choices: Any
         file=checked,
         images={key: value for key, value in images.items() if key not in without},
         key_hashes={key: f"{index:064x}" for index, key in enumerate(checked.gateway.keys)},
+        host_versions=host_versions(checked.versions),
         **choices,
     )
+
+
+def host_versions(version_set: str) -> HostVersions:
+    """What a shipped version set makes hosts of."""
+    text = (ROOT / "stack_configs" / "versions" / f"{version_set}.yaml").read_text()
+    return HostVersions.model_validate(yaml.safe_load(text)["hosts"])
 
 
 def stack_file(stack: str) -> Any:
