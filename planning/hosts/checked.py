@@ -94,10 +94,6 @@ def branches(c: Checked) -> str:
     floor = max((numbers(text) for gpu in c.cards if (text := device_floor(gpu))), default=(0,))
     known = c.spec.host_versions.drivers.items() if c.spec.host_versions else ()
     good = [branch for branch, pin in known if first <= int(branch) <= last and numbers(pin.version) >= floor]
-    if first > last:
-        return (
-            f"nothing does all of it: leave out what needs {first} or newer, or the cards that {last} is the last for"
-        )
     if first:
         bounds = f"branch {first} to {last}" if last < 999 else f"branch {first} or newer"
     else:

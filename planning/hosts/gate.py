@@ -52,7 +52,7 @@ def _pins(c: Checked) -> Iterator[Found]:
         yield (
             ("versions",),
             f"{c.spec.file.versions} says nothing of hosts, which hosts over SSH are prepared from",
-            "a version set with a part `hosts:`",
+            "take a version set with a part `hosts:`",
         )
         return
     if driver and driver.branch not in versions.drivers:
@@ -121,8 +121,8 @@ def _toolkit(c: Checked) -> Iterator[Found]:
 
 
 def _operating_system(c: Checked) -> Iterator[Found]:
-    if c.facts is None:
-        return
+    if c.facts is None or "unknown" in (c.facts.os.id, c.facts.os.version):
+        return  # what could not be read is told as a warning
     known = {row.distribution: row for row in table.SYSTEMS}
     row = known.get(name) if (name := distribution(c.facts.os)) else None
     if row is None:
@@ -132,11 +132,11 @@ def _operating_system(c: Checked) -> Iterator[Found]:
             f"install one of {', '.join(system.name for system in table.SYSTEMS)}",
         )
         return
-    if c.facts.arch not in ("x86_64", "aarch64"):
+    if c.facts.arch not in ("x86_64", "aarch64", ""):
         yield (c.at, f"is a machine of architecture {c.facts.arch}", "x86_64 or aarch64 are supported")
         return
     driver = c.host.driver
-    if driver and driver.packages == "nvidia" and c.facts.arch not in row.nvidia_arches:
+    if driver and driver.packages == "nvidia" and c.facts.arch not in ("", *row.nvidia_arches):
         there = [system.name for system in table.SYSTEMS if c.facts.arch in system.nvidia_arches]
         yield (
             (*c.at, "driver", "packages"),
@@ -202,7 +202,7 @@ def _kernel(c: Checked) -> Iterator[Found]:
             yield (
                 (*c.at, "driver"),
                 f"{row.driver} ({row.modules}) doesn't build for kernel {boots}, which boots next",
-                f"a version set with {' or '.join(instead)}; or boot an older kernel"
+                f"take a version set with {' or '.join(instead)}; or boot an older kernel"
                 if instead
                 else "boot an older kernel",
             )

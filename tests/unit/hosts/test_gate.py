@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, get_args, get_origin
 
 import pytest
+import yaml
 from pydantic import BaseModel
 
 from planning.hosts import gate, gate_cards
@@ -16,497 +17,30 @@ from planning.hosts import gate_table as table
 from planning.hosts.checked import Found, generation
 from planning.hosts.gate import SECURE_BOOT_DOC, gate_problems, gate_warnings
 from planning.hosts.installed import FACTS_MAX_AGE, installed_driver, numbers, upstream
-from stack_configs.schema.facts import Gpu
+from stack_configs.load import Settings, load
+from stack_configs.schema.facts import Facts, Gpu
 from stack_configs.schema.stack import StackFile, StackSpec
-from stack_configs.schema.versions import Distribution
+from stack_configs.schema.versions import Distribution, VersionSet
+from tests.unit.hosts import gate_card_cases, gate_cases
+from tests.unit.hosts.gate_cases import AGAIN, AT, Case
 from tests.unit.hosts.shaped import (
     CARDS,
-    DEBIAN,
     FEDORA,
     GPU,
     HOST,
-    MANAGED,
     NOW,
     SECOND,
     bare,
     driver,
     facts,
     gpu,
-    gpus,
     host,
     package,
     spec,
-    versions,
 )
 
 ROOT = Path(__file__).resolve().parents[3]
-AT = ("hosts", HOST)
-AGAIN = f"then `make facts STACK=prod HOST={HOST}`"
-OLD = {"branch": "580", "modules": "proprietary"}
-THEIRS = {"branch": "535", "packages": "distribution"}
-FABRIC = {"branch": "580", "fabric_manager": True}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Case:
-    """A spec that is refused for exactly these reasons, and one beside it that isn't."""
-
-    refused: StackSpec
-    found: list[Found]
-    passes: StackSpec
-
-
-CASES: dict[str, Case] = {
-    "a version set without a part for hosts": Case(
-        refused=spec(unpinned=True),
-        found=[
-            (
-                ("versions",),
-                "2026.11 says nothing of hosts, which hosts over SSH are prepared from",
-                "a version set with a part `hosts:`",
-            )
-        ],
-        passes=spec(),
-    ),
-    "a driver branch that the version set hasn't": Case(
-        refused=spec(host(driver={"branch": "585"})),
-        found=[
-            (
-                (*AT, "driver", "branch"),
-                "585 is not in the version set 2026.11",
-                'write `branch: "590"` or `branch: "580"`',  # 535 doesn't run the engine's CUDA
-            )
-        ],
-        passes=spec(host(driver={"branch": "590"})),
-    ),
-    "a CUDA toolkit that the version set hasn't": Case(
-        refused=spec(host(cuda_toolkit="13.1")),
-        found=[
-            ((*AT, "cuda_toolkit"), "13.1 is not in the version set 2026.11", 'write `"13.0"` or `"12.9"`'),
-        ],
-        passes=spec(host(cuda_toolkit="13.0")),
-    ),
-    "open modules before there were any": Case(
-        refused=spec(
-            host(driver={"branch": "470"}),
-            cuda=None,
-            pins=versions(drivers={"470": {"version": "470.256.02", "source": "a test"}}),
-        ),
-        found=[
-            (
-                (*AT, "driver", "modules"),
-                "branch 470 has no open modules: they begin with 515",
-                "take a version set with a driver of branch 515 or newer, or `modules: proprietary` for cards older "
-                "than Turing",
-            )
-        ],
-        passes=spec(
-            host(driver={"branch": "470", "modules": "proprietary"}),
-            cuda=None,
-            pins=versions(drivers={"470": {"version": "470.256.02", "source": "a test"}}),
-        ),
-    ),
-    "a driver too old for the engine's CUDA": Case(
-        refused=spec(host(driver={"branch": "535"})),
-        found=[
-            (
-                (*AT, "driver", "branch"),
-                "535 is too old for vLLM's image, which has CUDA 13.0: that needs 580 or newer",
-                'write `branch: "590"` or `branch: "580"`',
-            )
-        ],
-        # Minor-version compatibility: CUDA 12.9 came with 575, and 525 and newer run it.
-        passes=spec(host(driver={"branch": "535"}), cuda="12.9"),
-    ),
-    "a driver too old for the host's own CUDA toolkit": Case(
-        refused=spec(host(driver={"branch": "535"}, cuda_toolkit="13.0"), cuda="12.9"),
-        found=[
-            (
-                (*AT, "driver", "branch"),
-                "535 is too old for `cuda_toolkit`, which has CUDA 13.0: that needs 580 or newer",
-                'write `branch: "590"` or `branch: "580"`',
-            )
-        ],
-        passes=spec(host(driver={"branch": "535"}, cuda_toolkit="12.9"), cuda="12.9"),
-    ),
-    "a driver of the machine's own that is too old for the engine's CUDA": Case(
-        refused=spec(host(driver=None), facts(driver=driver("570.195.03"))),
-        found=[
-            (
-                AT,
-                "has driver 570 loaded, too old for vLLM's image, which has CUDA 13.0: that needs 580 or newer",
-                f'install branch 580 or newer there, {AGAIN}; or under `driver:` write `branch: "590"` or '
-                '`branch: "580"`',
-            )
-        ],
-        passes=spec(host(driver=None), facts()),
-    ),
-    "the distribution's Docker without CDI": Case(
-        refused=spec(host(engine="distribution"), facts(os=DEBIAN)),
-        found=[
-            (
-                (*AT, "engine"),
-                "is Docker 20.10.24 of Debian 12, which takes no CDI devices: no container could use a GPU; 25.0 is "
-                "the first that does",
-                "write `engine: docker`",
-            )
-        ],
-        passes=spec(
-            host(engine="distribution"),
-            facts(os={**DEBIAN, "version": "13", "codename": "trixie", "name": "Debian 13"}),
-        ),
-    ),
-    "a version set whose Docker is without CDI": Case(
-        refused=spec(pins=versions(docker={"version": "24.0.9", "source": "a test"})),
-        found=[
-            (
-                (*AT, "engine"),
-                "is Docker 24.0.9, which takes no CDI devices: no container could use a GPU; 25.0 is the first that "
-                "does",
-                "take a version set with Docker 25.0 or newer",
-            )
-        ],
-        passes=spec(pins=versions(docker={"version": "25.0.0", "source": "a test"})),
-    ),
-    "a container toolkit that lets CDI files go stale": Case(
-        refused=spec(pins=versions(container_toolkit={"version": "1.17.8", "source": "a test"})),
-        found=[
-            (
-                ("versions",),
-                "has container toolkit 1.17.8, which doesn't keep CDI files current: after a driver update containers "
-                "would miss its files; 1.18 is the first that does",
-                "take a version set with 1.18 or newer",
-            )
-        ],
-        passes=spec(pins=versions(container_toolkit={"version": "1.18.0-rc.1", "source": "a test"})),
-    ),
-    "an operating system that isn't supported": Case(
-        refused=spec(known=bare(os=FEDORA)),
-        found=[
-            (
-                AT,
-                "runs Fedora Linux 43, which isn't supported",
-                "install one of Debian 12, Debian 13, Ubuntu 22.04, Ubuntu 24.04",
-            )
-        ],
-        passes=spec(known=bare()),
-    ),
-    "an architecture that isn't supported": Case(
-        refused=spec(known=bare(arch="riscv64")),
-        found=[(AT, "is a machine of architecture riscv64", "x86_64 or aarch64 are supported")],
-        passes=spec(known=bare(arch="aarch64")),
-    ),
-    "NVIDIA's packages where it has none": Case(
-        refused=spec(known=facts(os=DEBIAN, arch="aarch64")),
-        found=[
-            (
-                (*AT, "driver", "packages"),
-                "NVIDIA has no drivers for Debian 12 on aarch64",
-                "install Ubuntu 22.04 or Ubuntu 24.04; or leave `driver` out, and the machine's own driver stays as "
-                "it is",
-            )
-        ],
-        passes=spec(known=facts(os=DEBIAN)),
-    ),
-    "a distribution's driver that the version set doesn't know": Case(
-        refused=spec(host(driver=THEIRS), facts(), cuda="12.9"),
-        found=[
-            (
-                (*AT, "driver", "packages"),
-                "the version set knows no driver 535 of Ubuntu 24.04's own",
-                "write `packages: nvidia`, or add `ubuntu-24.04` to that branch's `distributions`",
-            )
-        ],
-        passes=spec(host(driver=THEIRS), facts(os=DEBIAN), cuda="12.9"),
-    ),
-    "a distribution's Docker that the version set doesn't know": Case(
-        refused=spec(host(engine="distribution"), facts()),
-        found=[
-            (
-                (*AT, "engine"),
-                "the version set knows no Docker of Ubuntu 24.04's own",
-                "write `engine: docker`, or add `ubuntu-24.04` to Docker's `distributions`",
-            )
-        ],
-        passes=spec(host(engine="docker"), facts()),
-    ),
-    "Debian's driver with a fabric manager": Case(
-        refused=spec(
-            host(driver={**THEIRS, "fabric_manager": True}), facts(os=DEBIAN, gpus=gpus("H100", 8)), cuda="12.9"
-        ),
-        found=[
-            (
-                (*AT, "driver", "packages"),
-                "Debian has no fabric manager, and `fabric_manager` is on",
-                "write `packages: nvidia`",
-            )
-        ],
-        passes=spec(host(driver=FABRIC), facts(os=DEBIAN, gpus=gpus("H100", 8))),
-    ),
-    "Secure Boot without the key": Case(
-        refused=spec(known=bare(secure_boot="on", signing_key="absent")),
-        found=[
-            (
-                (*AT, "driver"),
-                "Secure Boot is on, and the firmware doesn't trust the key that DKMS signs modules with: the driver "
-                "would be built and never load",
-                f"enrol the key (docs/reference/compatibility.md#secure-boot), or switch Secure Boot off in the "
-                f"firmware; {AGAIN}",
-            )
-        ],
-        passes=spec(known=bare(secure_boot="on", signing_key="enrolled")),
-    ),
-    "Secure Boot where nobody could ask": Case(
-        refused=spec(known=bare(secure_boot="on")),
-        found=[
-            (
-                (*AT, "driver"),
-                "Secure Boot is on, and nobody could ask whether the firmware trusts the key that DKMS signs modules "
-                "with: the driver would be built and never load",
-                "`sudo apt-get install mokutil` there; enrol the key (docs/reference/compatibility.md#secure-boot), or "
-                f"switch Secure Boot off in the firmware; {AGAIN}",
-            )
-        ],
-        passes=spec(known=facts(secure_boot="on")),  # a driver is loaded, so its signature is trusted
-    ),
-    "a kernel that the modules don't build for": Case(
-        refused=spec(
-            host(driver=THEIRS),
-            facts(os=DEBIAN, kernel={"running": "6.1.0-50-amd64", "boots": "6.1.0-56-amd64", "headers": []}),
-            cuda="12.9",
-        ),
-        found=[
-            (
-                (*AT, "driver"),
-                "535.261.03 (open) doesn't build for kernel 6.1.0-56-amd64, which boots next",
-                "a version set with 535.309.01 with `modules: proprietary`; or boot an older kernel",
-            )
-        ],
-        passes=spec(
-            host(driver=THEIRS),
-            facts(os=DEBIAN, kernel={"running": "6.1.0-56-amd64", "boots": "6.1.0-50-amd64", "headers": []}),
-            cuda="12.9",
-        ),
-    ),
-    "Blackwell on proprietary modules": Case(
-        refused=spec(host(driver=OLD), facts(gpus=(gpu("RTX 5090"),))),
-        found=[
-            (
-                (*AT, "driver", "modules"),
-                "NVIDIA GeForce RTX 5090 (Blackwell) has proprietary modules, and only the open ones drive it",
-                "write `modules: open`",
-            )
-        ],
-        passes=spec(host(driver=MANAGED), facts(gpus=(gpu("RTX 5090"),))),
-    ),
-    "Blackwell below its first driver": Case(
-        refused=spec(host(driver={"branch": "535"}), bare(gpu("RTX 5090", None)), cuda="12.9"),
-        found=[
-            (
-                (*AT, "driver", "branch"),
-                "the card at 0000:41:00.0 (Blackwell) is not driven by branch 535: 570 is the first",
-                'write `branch: "590"` or `branch: "580"`',
-            )
-        ],
-        passes=spec(host(driver={"branch": "580"}), bare(gpu("RTX 5090", None)), cuda="12.9"),
-    ),
-    "Blackwell with an engine of an older CUDA": Case(
-        refused=spec(known=facts(gpus=(gpu("RTX 5090"),)), cuda="12.6"),
-        found=[
-            (
-                (*AT, "gpus", 0),
-                "NVIDIA GeForce RTX 5090 (Blackwell) can't run vLLM's image: that has CUDA 12.6, and the card needs "
-                "12.8 or newer",
-                "take a version set whose `vllm-cuda` has a newer CUDA",
-            )
-        ],
-        passes=spec(known=facts(gpus=(gpu("RTX 5090"),)), cuda="12.8"),
-    ),
-    "a device that came later than its generation": Case(
-        refused=spec(
-            host(driver={"branch": "570"}),
-            facts(gpus=(gpu("B200"),)),
-            cuda="12.8",
-            pins=versions(drivers={"570": {"version": "570.124.06", "source": "a test"}}),
-        ),
-        found=[
-            (
-                (*AT, "driver", "branch"),
-                "NVIDIA B200 (Blackwell) needs driver 570.133.20 or newer, and the version set has 570.124.06",
-                "take a version set with a driver of branch 570 or newer, from 570.133.20 on",
-            )
-        ],
-        passes=spec(
-            host(driver={"branch": "570"}),
-            facts(gpus=(gpu("B200"),)),
-            cuda="12.8",
-            pins=versions(drivers={"570": {"version": "570.133.20", "source": "a test"}}),
-        ),
-    ),
-    "an old card on open modules": Case(
-        refused=spec(known=bare(gpu("V100", None)), cuda="12.9"),
-        found=[
-            (
-                (*AT, "driver", "modules"),
-                "the card at 0000:41:00.0 (Volta) has open modules, and only the proprietary ones drive it",
-                "write `modules: proprietary`",
-            )
-        ],
-        passes=spec(host(driver=OLD), bare(gpu("V100", None)), cuda="12.9"),
-    ),
-    "an old card behind its last driver": Case(
-        refused=spec(host(driver={**OLD, "branch": "590"}), facts(gpus=(gpu("V100"),)), cuda="12.9"),
-        found=[
-            (
-                (*AT, "driver", "branch"),
-                "Tesla V100-PCIE-16GB (Volta) is not driven by branch 590: 580 is the last",
-                'write `branch: "580"` or `branch: "535"`',
-            )
-        ],
-        passes=spec(host(driver=OLD), facts(gpus=(gpu("V100"),)), cuda="12.9"),
-    ),
-    "an old card with an engine that has no code for it": Case(
-        refused=spec(host(driver=OLD), facts(gpus=(gpu("V100"),))),
-        found=[
-            (
-                (*AT, "gpus", 0),
-                "Tesla V100-PCIE-16GB (Volta) can't run vLLM's image: with CUDA 13.0 that begins at compute capability "
-                "7.5, and the card has 7.0",
-                "leave the card out, or take a version set whose `vllm-cuda` has an older CUDA",
-            )
-        ],
-        passes=spec(host(driver=OLD), facts(gpus=(gpu("V100"),)), cuda="12.9"),
-    ),
-    "a card that no engine's image has code for": Case(
-        refused=spec(host(driver=OLD), facts(gpus=(gpu("P40"),)), cuda="12.9"),
-        found=[
-            (
-                (*AT, "gpus", 0),
-                "Tesla P40 (Pascal) can't run vLLM's image: with CUDA 12.9 that begins at compute capability 7.0, and "
-                "the card has 6.1",
-                "leave the card out, or take a version set whose `vllm-cuda` has an older CUDA",
-            )
-        ],
-        # Beside a newer card, and not in the spec: it may drive a screen.
-        passes=spec(known=facts(gpus=(gpu(), gpu("P40", SECOND, "0000:01:00.0")))),
-    ),
-    "a machine's own modules that don't drive its card": Case(
-        refused=spec(host(driver=None), facts(gpus=(gpu("RTX 5090"),), driver=driver(modules="proprietary"))),
-        found=[
-            (
-                AT,
-                "NVIDIA GeForce RTX 5090 (Blackwell) has proprietary modules, and only the open ones drive it",
-                f"install those there, {AGAIN}; or under `driver:` write `modules: open`",
-            )
-        ],
-        passes=spec(host(driver=None), facts(gpus=(gpu("RTX 5090"),))),
-    ),
-    "more GPUs than the machine has": Case(
-        refused=spec(host(gpus=(GPU, SECOND)), bare()),
-        found=[
-            (
-                (*AT, "gpus"),
-                "names 2 GPUs, and the machine has 1",
-                f"look whether a card is missing, unpowered or given to a virtual machine, {AGAIN}; or take it out, "
-                "and out of its replicas",
-            )
-        ],
-        passes=spec(host(gpus=(GPU, SECOND)), bare(gpu(uuid=None), gpu(uuid=None, at="0000:42:00.0"))),
-    ),
-    "a GPU that fell off the bus": Case(
-        refused=spec(
-            host(gpus=(SECOND, GPU)),
-            facts(
-                gpus=(gpu(), gpu(uuid=None, at="0000:42:00.0")),
-                driver=driver(smi_error="Unable to determine the device handle for GPU0000:42:00.0: Unknown Error"),
-            ),
-        ),
-        found=[
-            (
-                (*AT, "gpus", 0),
-                f"{SECOND} can't be seen: the machine has 2 cards, and the driver lists 1; 0000:42:00.0 may have "
-                "fallen off the bus",
-                "look at `sudo dmesg | grep -i xid` there, then switch the machine off and on, "
-                f"{AGAIN}; or take the GPU out, and out of its replicas",
-            )
-        ],
-        passes=spec(host(gpus=(SECOND, GPU)), facts(gpus=(gpu(), gpu(uuid=SECOND, at="0000:42:00.0")))),
-    ),
-    "a GPU of another machine": Case(
-        refused=spec(known=facts(gpus=(gpu(uuid=SECOND),))),
-        found=[((*AT, "gpus", 0), f"{GPU} isn't in this machine", f"write {SECOND}")],
-        passes=spec(known=facts()),
-    ),
-    "a GPU that is divided": Case(
-        refused=spec(host(gpus=(SECOND, GPU)), facts(gpus=(gpu("H100", mig="on"), gpu(uuid=SECOND)))),
-        found=[
-            (
-                (*AT, "gpus", 1),
-                f"{GPU} is divided (MIG is on): no program can use it as a whole",
-                f"`sudo nvidia-smi -i {GPU} -mig 0` there, {AGAIN}",
-            )
-        ],
-        passes=spec(host(gpus=(SECOND, GPU)), facts(gpus=(gpu("H100", mig="off"), gpu(uuid=SECOND)))),
-    ),
-    "NVSwitches without a fabric manager": Case(
-        refused=spec(known=facts(gpus=gpus("H100", 8), nvswitches=4)),
-        found=[
-            (
-                (*AT, "driver", "fabric_manager"),
-                "is off, and the 8 GPUs are joined by NVSwitches: without it CUDA doesn't start at all",
-                "write `fabric_manager: true`",
-            )
-        ],
-        passes=spec(host(driver=FABRIC), facts(gpus=gpus("H100", 8), nvswitches=4)),
-    ),
-    "NVSwitches that are on no bus, without a fabric manager": Case(
-        refused=spec(known=facts(gpus=gpus("B200", 8))),
-        found=[
-            (
-                (*AT, "driver", "fabric_manager"),
-                "is off, and the 8 GPUs are joined by NVSwitches: without it CUDA doesn't start at all",
-                "write `fabric_manager: true`",
-            )
-        ],
-        passes=spec(known=facts(gpus=gpus("B200", 8), virtual="kvm")),  # the hypervisor may have it
-    ),
-    "a fabric manager without NVSwitches": Case(
-        refused=spec(host(driver=FABRIC), facts()),
-        found=[
-            (
-                (*AT, "driver", "fabric_manager"),
-                "is on, and this machine has no NVSwitch: the service would fail at every start",
-                "leave it out",
-            )
-        ],
-        passes=spec(host(driver=FABRIC), facts(gpus=gpus("H100", 4))),  # HGX boards of four: nobody knows
-    ),
-    "a fabric manager of another version": Case(
-        refused=spec(
-            host(driver=None),
-            facts(
-                gpus=gpus("H100", 8),
-                nvswitches=4,
-                packages={"nvidia-fabricmanager-580": package("580.95.05-1")},
-            ),
-        ),
-        found=[
-            (
-                AT,
-                "has driver 580.105.08 and fabric manager 580.95.05: they must be identical on NVSwitch systems",
-                f"install the fabric manager of that version, {AGAIN}; or let `driver` manage both",
-            )
-        ],
-        passes=spec(
-            host(driver=None),
-            facts(
-                gpus=gpus("H100", 8),
-                nvswitches=4,
-                packages={"nvidia-fabricmanager-580": package("580.105.08-1")},
-            ),
-        ),
-    ),
-}
+CASES = gate_cases.CASES | gate_card_cases.CASES
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
@@ -585,6 +119,27 @@ def test_a_host_without_facts_is_checked_by_its_spec_alone() -> None:
     assert len(gate_problems(spec(host(driver={"branch": "535"})), NOW)) == 1
 
 
+def test_the_shipped_prod_stack_passes() -> None:
+    keys = {"editors": "1" * 64, "batch": "2" * 64}
+    prod = load("prod", Settings(key_hashes=keys))
+    assert all(found.connection.kind == "ssh" for found in prod.file.hosts.values())
+    assert gate_problems(prod, NOW) == ()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "stack_configs/versions").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_driver_of_a_shipped_version_set_runs_its_engine_on_the_supported_systems(path: Path) -> None:
+    shipped = VersionSet.model_validate(yaml.safe_load(path.read_text()))
+    assert shipped.hosts
+    cuda = shipped.images["vllm-cuda"].cuda
+    assert cuda
+    for branch, pin in shipped.hosts.drivers.items():
+        for os in (None, *pin.distributions):
+            wanted = {"branch": branch, "packages": "distribution" if os else "nvidia"}
+            name, _, version = (os or "ubuntu-24.04").partition("-")
+            on = bare(os={"id": name, "version": version, "codename": "", "name": str(os)})
+            assert gate_problems(spec(host(driver=wanted), on, pins=shipped.hosts, cuda=cuda), NOW) == (), (branch, os)
+
+
 def test_old_facts_are_not_believed_and_it_is_said() -> None:
     wrong = facts(gpus=(gpu(uuid=SECOND),))
     old = spec(known=wrong.model_copy(update={"read_at": NOW - FACTS_MAX_AGE - timedelta(minutes=1)}))
@@ -627,6 +182,23 @@ def test_a_driver_that_answers_nothing_does_not_stop_the_reboot_that_mends_it() 
             "nvidia-smi says: Failed to initialize NVML: Driver/library version mismatch",
             f"a reboot usually helps, {AGAIN}",
         ),
+    )
+
+
+@pytest.mark.parametrize(
+    "unreadable",
+    [
+        bare(os={"id": "unknown", "version": "unknown", "codename": "unknown", "name": "unknown"}, problems=("no os",)),
+        bare(arch="", problems=("uname -m: not found",)),
+        facts(gpus=(), driver=driver(None), problems=("the PCI bus: this line can't be read: x",)),
+    ],
+    ids=["system", "architecture", "bus"],
+)
+def test_what_could_not_be_read_counts_for_nothing_and_is_told(unreadable: Facts) -> None:
+    assert gate_problems(spec(known=unreadable), NOW) == ()
+    (problem,) = unreadable.problems
+    assert gate_warnings(spec(known=unreadable), NOW) == (
+        (AT, f"could not be read in full: {problem}", f"look there, {AGAIN}"),
     )
 
 
