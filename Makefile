@@ -29,7 +29,7 @@ facts: dev ## ask the stack's hosts over SSH what they are, and keep it under st
 	$(PY) -m tools.facts --stack $(STACK) $(if $(HOST),--host $(HOST))
 
 drift: dev ## compare hosts with the spec; what differs is repaired by the next `up` (STACK=prod)
-	$(PY) -m tools.drift --stack $(STACK)
+	@. ./activate && $(PY) -m tools.drift --stack $(STACK) $(if $(HOST),--host $(HOST))
 
 logs: ## how the services are; SERVICE=chat-0 for one's last lines
 	@$(SETUP) logs --stack $(STACK) $(SERVICE)
