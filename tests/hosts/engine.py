@@ -31,6 +31,7 @@ class Project:
             found = engine.ensure(step)
         finally:
             step.close()
+        engine.link_plugin(found, home)
         backend = self.folder / "backend"
         backend.mkdir()
         env = {
