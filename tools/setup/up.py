@@ -137,16 +137,9 @@ def _pulumi_up(stack: str, step: Step, env: dict[str, str]) -> None:
 
 def _with_logs(stack: str, error: SetupError) -> SetupError:
     """Add the last lines of every container that is not well."""
-    label = f"label=inference-stack.stack={stack}"
-    rows = subprocess.run(
-        ["docker", "ps", "--all", "--filter", label, "--format", "{{.Names}}\t{{.Status}}"],
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout.splitlines()
     output = error.log.read_text(errors="replace") if error.log and error.log.exists() else error.reason
     lines = [pulumi_errors(output) if "\nDiagnostics:\n" in output else error.reason]
-    for name, status in (row.split("\t") for row in rows):
+    for name, status in _statuses(stack):
         sick = "unhealthy" in status or "Restarting" in status or "starting" in status
         failed = status.startswith("Exited") and not status.startswith("Exited (0)")
         if sick or failed:
@@ -157,6 +150,7 @@ def _with_logs(stack: str, error: SetupError) -> SetupError:
 def pulumi_errors(output: str) -> str:
     """What went wrong, from Pulumi's whole output: the errors under "Diagnostics", with all of their lines.
 
+    When there are none: the error with which it ended, such as that it could not write down what it has done.
     Left out: warnings, tracebacks, and the two errors that only say that there was one.
     """
     told: list[list[str]] = []
@@ -173,7 +167,16 @@ def pulumi_errors(output: str) -> str:
                 told.append([])
         if keep and text:
             told[-1].append(line.removeprefix("    ").rstrip())
-    return "\n".join(dict.fromkeys("\n".join(message) for message in told)) or output
+    _, mark, last = diagnostics.rpartition("\nerror: ")
+    return "\n".join(dict.fromkeys("\n".join(message) for message in told)) or (mark + last).strip() or output
+
+
+def _statuses(stack: str) -> list[tuple[str, str]]:
+    """Every container of the stack, with Docker's words for how it is: `Up 5 seconds (health: starting)`."""
+    label = f"label=inference-stack.stack={stack}"
+    argv = ["docker", "ps", "--all", "--filter", label, "--format", "{{.Names}}\t{{.Status}}"]
+    rows = subprocess.run(argv, capture_output=True, text=True, check=False).stdout.splitlines()
+    return [(name, status) for name, _, status in (row.partition("\t") for row in rows)]
 
 
 def _restarts(container: str) -> int:
@@ -229,7 +232,20 @@ def secret_keys(stack: str, env: dict[str, str]) -> str:
     return done.stdout
 
 
+def _wait_for_starting(stack: str, step: Step) -> None:
+    """Wait for containers that were started a moment ago, by Docker after a reboot or by `recover`: Pulumi waits only
+    for those that it makes. Docker says of each, within the time that its health check allows, how it went."""
+    died: dict[str, int] = {}
+    began = time.monotonic()
+    while starting := [name for name, status in _statuses(stack) if "health: starting" in status]:
+        if any(_restarts(name) - died.setdefault(name, _restarts(name)) >= DEATHS for name in starting):
+            return
+        step.status = f"{starting[0]} for {time.monotonic() - began:.0f} s: {_logs(starting[0], 1)}"
+        time.sleep(1)
+
+
 def _ask(stack: str, step: Step, outputs: dict[str, Any], key: str) -> str:
+    _wait_for_starting(stack, step)
     model = outputs["models"][0]
     try:
         answer = chat.ask(outputs["url"], key, model)
