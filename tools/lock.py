@@ -1,6 +1,7 @@
 """Renews what is locked.
 
     python -m tools.lock images [--check] [--stack STACK | --file FILE]   digests of a version set, from registries
+    python -m tools.lock models [--check] [--stack STACK]   stack_configs/models, from the hub at the pinned commits
     python -m tools.lock wheels                           images/*/requirements.txt, from their requirements.in
 
 The version set is edited line by line, so that comments and order stay; the result is read again and compared with
@@ -25,6 +26,8 @@ import yaml
 from images import builder, recipes
 from stack_configs.schema.versions import ImagePin, VersionSet
 from tools import registry
+from tools.hub import Hub
+from tools.lock_models import lock_models
 from tools.setup import paths
 
 VERSIONS = paths.REPO / "stack_configs" / "versions"
@@ -146,10 +149,16 @@ def main(argv: list[str] | None = None) -> int:
     images.add_argument("--check", action="store_true", help="compare only, change nothing")
     images.add_argument("--stack", help="the version set that this stack names")
     images.add_argument("--file", type=Path, help="the version set (default: the newest)")
+    models = commands.add_parser("models", help="look up what stacks' models hold at their commits, on the hub")
+    models.add_argument("--check", action="store_true", help="compare only, change nothing")
+    models.add_argument("--stack", help="models of this stack alone")
     commands.add_parser("wheels", help="resolve the Python packages of the images that we build")
     given = parser.parse_args(argv)
     if given.what == "wheels":
         return lock_wheels()
+    if given.what == "models":
+        stacks = VERSIONS.parent.glob("*.yaml") if given.stack is None else [VERSIONS.parent / f"{given.stack}.yaml"]
+        return lock_models(sorted(stacks), paths.REPO, given.check, Hub.from_environment())
     return lock_images(given.file or (of_stack(given.stack) if given.stack else newest()), given.check)
 
 
