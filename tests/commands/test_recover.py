@@ -1,6 +1,7 @@
 """What is done after a run that was killed, decided from lock files, state and Docker's objects."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -140,3 +141,15 @@ def test_locks_are_read_as_the_backend_writes_them(tmp_path: Path, monkeypatch: 
     (folder / "809a4b18.json").write_text(json.dumps(note))
     (folder / "809a4b18.json.attrs").write_text("{}")
     assert recover.locks("dev") == [Lock(26716, HERE, "ann")]
+
+
+def test_a_lock_that_a_full_disk_left_half_written_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paths, "STATE", tmp_path)
+    folder = tmp_path / "backend/.pulumi/locks/organization/inference-stack/dev"
+    folder.mkdir(parents=True)
+    torn, new = folder / "809a4b18.json.18ea0110516e2cb6.tmp", folder / "9f5c9a52.json"
+    torn.touch()
+    os.utime(torn, (0, 0))
+    new.write_text('{"pid": 2')  # being written now
+    (folder / "31f7a670.json").write_text(json.dumps({"pid": 1, "hostname": "elsewhere"}))
+    assert recover.torn_locks("dev") == [torn]

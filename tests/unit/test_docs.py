@@ -103,6 +103,7 @@ def told() -> str:
 
 OTHERS_WORDS = {
     "No space left on device",
+    "unexpected end of JSON input",
     "`docker pull …` ended with status",
     "no resource plugin 'pulumi-resource-docker' found",
     "using pulumi-resource-docker from $PATH",

@@ -34,6 +34,8 @@ END_S = 5
 """Seconds that a left-over plugin has to end before it is killed."""
 ORPHAN_S = 30
 """Seconds that a left-over Pulumi has to save its state."""
+WRITE_S = 1
+"""Seconds that writing a lock takes at most."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,8 @@ def recover(stack: str, step: Step, env: Mapping[str, str]) -> None:
         ) from error
     _end_orphans(stack, step, env)
     held = locks(stack)
-    plan = decide(held, _alive(held), socket.gethostname(), latest, objects(stack), _began(stack))
+    began = _began(stack)
+    plan = decide(held, _alive(held), socket.gethostname(), latest, objects(stack), began)
     if plan.living:
         lock = plan.living
         raise step.fail(
@@ -153,6 +156,9 @@ def recover(stack: str, step: Step, env: Mapping[str, str]) -> None:
             "wait until it has ended; if that machine is gone, `. ./activate && pulumi cancel -s "
             f"{stack}` removes its lock",
         )
+    for torn in torn_locks(stack):
+        step.say(f"removing {torn.name}, a lock that a full disk left half-written")
+        torn.unlink(missing_ok=True)
     if plan.cancel:
         step.say("a run was killed: ending what it left, clearing its lock")
         _end_leftovers(env)
@@ -172,7 +178,7 @@ def recover(stack: str, step: Step, env: Mapping[str, str]) -> None:
         state.pulumi(step, dict(env), "refresh", "--yes", "--clear-pending-creates", "--skip-preview", "-s", stack)
         step.note = (
             f"an earlier run was cut off: {len(plan.remove)} left-over objects removed, state refreshed"
-            if plan.cancel or plan.remove or not plan.gone
+            if plan.cancel or plan.remove or began or not plan.gone
             else f"state refreshed, since somebody removed {', '.join(plan.gone)}"
         )
     if plan.foreign:
@@ -196,12 +202,28 @@ def noted(stack: str) -> Iterator[None]:
 
 def locks(stack: str) -> list[Lock]:
     """The stack's locks."""
-    folder = state.stack_folder("locks") / "organization" / "inference-stack" / stack
     found = []
-    for file in folder.glob("*.json"):
+    for file in _lock_folder(stack).glob("*.json"):
         with contextlib.suppress(OSError, ValueError):
             told = json.loads(file.read_text())
             found.append(Lock(int(told["pid"]), told["hostname"], told.get("username", "")))
+    return found
+
+
+def torn_locks(stack: str) -> list[Path]:
+    """Files in the stack's lock folder that no lock can be read from: Pulumi ends at them without naming them (seen).
+
+    One that was written just now may be half-written only for a moment.
+    """
+    found = []
+    for file in _lock_folder(stack).glob("*.json*"):
+        try:
+            json.loads(file.read_text())
+        except ValueError:
+            if time.time() - file.stat().st_mtime > WRITE_S:
+                found.append(file)
+        except OSError:
+            continue
     return found
 
 
@@ -257,6 +279,10 @@ def _latest(stack: str) -> dict[str, Any]:
         return dict(json.loads(file.read_text())["checkpoint"].get("latest") or {})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise Damaged(str(error) or type(error).__name__) from error
+
+
+def _lock_folder(stack: str) -> Path:
+    return state.stack_folder("locks") / "organization" / "inference-stack" / stack
 
 
 def _note(stack: str) -> Path:
