@@ -12,6 +12,7 @@ from planning.hosts import gate_table as table
 from planning.hosts.checked import Checked, Found, branches, cuda_floor, system_name
 from planning.hosts.gate_cards import CARD_REFUSALS, CARD_WARNINGS
 from planning.hosts.installed import FACTS_MAX_AGE, distribution, docker_pin, driver_pin, fresh, numbers, upstream
+from planning.hosts.steps import repositories
 from stack_configs.schema.stack import StackSpec
 
 SECURE_BOOT_DOC = "docs/reference/compatibility.md#secure-boot"
@@ -27,7 +28,7 @@ def gate_warnings(spec: StackSpec, now: datetime) -> tuple[Found, ...]:
     """What is allowed, and should be known before."""
     told = [found for checked in _hosts(spec, now) for rule in _WARNINGS for found in rule(checked)]
     for name, facts in spec.facts.items():
-        if name in spec.file.hosts and now - facts.read_at > FACTS_MAX_AGE:
+        if now - facts.read_at > FACTS_MAX_AGE:
             told.append(
                 (
                     ("hosts", name),
@@ -55,6 +56,12 @@ def _pins(c: Checked) -> Iterator[Found]:
             "take a version set with a part `hosts:`",
         )
         return
+    if absent := [name for name in repositories(c.host) if name not in versions.repositories]:
+        yield (
+            ("versions",),
+            f"{c.spec.file.versions} has no apt repository {' and no '.join(absent)}",
+            "take a version set that has, or write the repository into it",
+        )
     if driver and driver.branch not in versions.drivers:
         yield (
             (*c.at, "driver", "branch"),
@@ -189,14 +196,13 @@ def _secure_boot(c: Checked) -> Iterator[Found]:
 
 
 def _kernel(c: Checked) -> Iterator[Found]:
-    driver = c.host.driver
-    wanted, boots = driver_pin(c.host, c.spec, c.facts), c.facts.kernel.boots if c.facts else None
+    driver, wanted = c.host.driver, driver_pin(c.host, c.spec, c.facts)
+    boots = c.facts.kernel.boots if c.facts else None
     if driver is None or wanted is None or boots is None:
         return
     for row in table.KERNELS:
-        if (row.driver, row.modules) != (upstream(wanted), driver.modules) or row.builds:
-            continue
-        if boots.startswith(row.kernel):
+        same = (row.driver, row.modules) == (upstream(wanted), driver.modules) and boots.startswith(row.kernel)
+        if same and not row.builds:
             other = [r for r in table.KERNELS if r.builds and boots.startswith(r.kernel)]
             instead = [f"{r.driver} with `modules: {r.modules}`" for r in other]
             yield (

@@ -127,7 +127,7 @@ def _mig(c: Checked) -> Iterator[Found]:
 
 
 def _nvswitch(c: Checked) -> Iterator[Found]:
-    if c.facts is None or not c.facts.gpus or not c.is_gpu_host:
+    if c.facts is None or not c.is_gpu_host:
         return
     on_board = [gpu for gpu in c.facts.gpus if device_of(gpu) in table.NVSWITCH_DEVICES]
     # Blackwell's switches are on no PCI bus, and those of a virtual machine may be the hypervisor's.
@@ -168,7 +168,7 @@ def _unknown_cards(c: Checked) -> Iterator[Found]:
 
 def _unified_memory(c: Checked) -> Iterator[Found]:
     for gpu in c.facts.gpus if c.facts else ():
-        if gpu.uuid not in c.host.gpus or gpu.memory_mib is not None:
+        if gpu.memory_mib is not None:
             continue
         models = c.spec.file.models.items()
         users = {

@@ -61,6 +61,34 @@ CASES: dict[str, Case] = {
             pins=versions(drivers={"570": {"version": "570.133.20", "source": "a test"}}),
         ),
     ),
+    "an old driver for such a device, told once": Case(
+        refused=spec(host(driver={"branch": "535"}), facts(gpus=(gpu("B200"),)), cuda="12.8"),
+        found=[
+            (
+                (*AT, "driver", "branch"),
+                "NVIDIA B200 (Blackwell) is not driven by branch 535: 570 is the first",
+                'write `branch: "590"` or `branch: "580"`',
+            )
+        ],
+        passes=spec(host(driver={"branch": "580"}), facts(gpus=(gpu("B200"),)), cuda="12.8"),
+    ),
+    "two cards on the bus that must both do, and one doesn't": Case(
+        refused=spec(host(gpus=(GPU, SECOND)), bare(gpu(uuid=None), gpu("P40", None, "0000:01:00.0"))),
+        found=[
+            (
+                (*AT, "driver", "modules"),
+                "the card at 0000:01:00.0 (Pascal) has open modules, and only the proprietary ones drive it",
+                "write `modules: proprietary`",
+            ),
+            (
+                (*AT, "gpus"),
+                "the card at 0000:01:00.0 (Pascal) can't run vLLM's image: with CUDA 13.0 that begins at compute "
+                "capability 7.5, and the card has 6.2",
+                "leave the card out, or take a version set whose `vllm-cuda` has an older CUDA",
+            ),
+        ],
+        passes=spec(host(gpus=(GPU, SECOND)), bare(gpu(uuid=None), gpu("RTX 5090", None, "0000:01:00.0"))),
+    ),
     "an old card on open modules": Case(
         refused=spec(known=bare(gpu("V100", None)), cuda="12.9"),
         found=[
@@ -107,6 +135,13 @@ CASES: dict[str, Case] = {
         ],
         # Beside a newer card, and not in the spec: it may drive a screen.
         passes=spec(known=facts(gpus=(gpu(), gpu("P40", SECOND, "0000:01:00.0")))),
+        passes_too=(
+            spec(known=bare(gpu(uuid=None), gpu("P40", None, "0000:01:00.0"))),
+            spec(
+                host(gpus=None, driver=None),
+                facts(gpus=(gpu("P40"),), driver=driver("535.309.01", "proprietary")),
+            ),
+        ),
     ),
     "a machine's own modules that don't drive its card": Case(
         refused=spec(host(driver=None), facts(gpus=(gpu("RTX 5090"),), driver=driver(modules="proprietary"))),
@@ -165,6 +200,7 @@ CASES: dict[str, Case] = {
             )
         ],
         passes=spec(host(gpus=(SECOND, GPU)), facts(gpus=(gpu("H100", mig="off"), gpu(uuid=SECOND)))),
+        passes_too=(spec(known=facts(gpus=(gpu(), gpu("H100", SECOND, "0000:01:00.0", mig="on")))),),
     ),
     "NVSwitches without a fabric manager": Case(
         refused=spec(known=facts(gpus=gpus("H100", 8), nvswitches=4)),
@@ -177,6 +213,17 @@ CASES: dict[str, Case] = {
         ],
         passes=spec(host(driver=FABRIC), facts(gpus=gpus("H100", 8), nvswitches=4)),
     ),
+    "NVSwitches of a virtual machine's own": Case(
+        refused=spec(known=facts(gpus=gpus("H100", 4), nvswitches=2, virtual="kvm")),
+        found=[
+            (
+                (*AT, "driver", "fabric_manager"),
+                "is off, and the 4 GPUs are joined by NVSwitches: without it CUDA doesn't start at all",
+                "write `fabric_manager: true`",
+            )
+        ],
+        passes=spec(host(driver=FABRIC), facts(gpus=gpus("H100", 4), nvswitches=2, virtual="kvm")),
+    ),
     "NVSwitches that are on no bus, without a fabric manager": Case(
         refused=spec(known=facts(gpus=gpus("B200", 8))),
         found=[
@@ -187,6 +234,7 @@ CASES: dict[str, Case] = {
             )
         ],
         passes=spec(known=facts(gpus=gpus("B200", 8), virtual="kvm")),  # the hypervisor may have it
+        passes_too=(spec(known=facts(gpus=gpus("H100", 4))),),
     ),
     "a fabric manager without NVSwitches": Case(
         refused=spec(host(driver=FABRIC), facts()),
@@ -223,5 +271,16 @@ CASES: dict[str, Case] = {
                 packages={"nvidia-fabricmanager-580": package("580.105.08-1")},
             ),
         ),
+    ),
+    "no fabric manager beside a driver of the machine's own": Case(
+        refused=spec(host(driver=None), facts(gpus=gpus("H100", 8), nvswitches=4)),
+        found=[
+            (
+                AT,
+                "has driver 580.105.08 and fabric manager not installed: they must be identical on NVSwitch systems",
+                f"install the fabric manager of that version, {AGAIN}; or let `driver` manage both",
+            )
+        ],
+        passes=spec(host(driver=None), facts(gpus=gpus("H100", 8), nvswitches=4, driver=driver(None))),
     ),
 }

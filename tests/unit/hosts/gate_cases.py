@@ -4,11 +4,13 @@ import dataclasses
 
 from planning.hosts.checked import Found
 from stack_configs.schema.stack import StackSpec
-from tests.unit.hosts.shaped import DEBIAN, FEDORA, HOST, bare, driver, facts, gpus, host, spec, versions
+from tests.unit.hosts.shaped import DEBIAN, FEDORA, HOST, TRIXIE, bare, driver, facts, gpus, host, spec, versions
 
 AT = ("hosts", HOST)
 AGAIN = f"then `make facts STACK=prod HOST={HOST}`"
 THEIRS = {"branch": "535", "packages": "distribution"}
+UBUNTUS = {"version": "580.105.08", "distributions": {"ubuntu-24.04": "580.105.08"}, "source": "a test"}
+WITHOUT_GPUS = {"gpus": None, "driver": None}
 FABRIC = {"branch": "580", "fabric_manager": True}
 
 
@@ -19,6 +21,7 @@ class Case:
     refused: StackSpec
     found: list[Found]
     passes: StackSpec
+    passes_too: tuple[StackSpec, ...] = ()
 
 
 CASES: dict[str, Case] = {
@@ -32,6 +35,18 @@ CASES: dict[str, Case] = {
             )
         ],
         passes=spec(),
+    ),
+    "repositories that the version set hasn't": Case(
+        refused=spec(pins=versions(repositories={})),
+        found=[
+            (
+                ("versions",),
+                "2026.11 has no apt repository nvidia-driver and no nvidia-container-toolkit and no docker",
+                "take a version set that has, or write the repository into it",
+            )
+        ],
+        # Nothing is had from NVIDIA or Docker for a host of the distribution's own without GPUs.
+        passes=spec(host(engine="distribution", driver=None, gpus=None), pins=versions(repositories={})),
     ),
     "a driver branch that the version set hasn't": Case(
         refused=spec(host(driver={"branch": "585"})),
@@ -116,13 +131,11 @@ CASES: dict[str, Case] = {
                 "write `engine: docker`",
             )
         ],
-        passes=spec(
-            host(engine="distribution"),
-            facts(os={**DEBIAN, "version": "13", "codename": "trixie", "name": "Debian 13"}),
-        ),
+        passes=spec(host(engine="distribution"), facts(os=TRIXIE)),
+        passes_too=(spec(host(engine="distribution", **WITHOUT_GPUS), facts(os=DEBIAN)),),
     ),
     "a version set whose Docker is without CDI": Case(
-        refused=spec(pins=versions(docker={"version": "24.0.9", "source": "a test"})),
+        refused=spec(known=facts(), pins=versions(docker={"version": "24.0.9", "source": "a test"})),
         found=[
             (
                 (*AT, "engine"),
@@ -144,6 +157,9 @@ CASES: dict[str, Case] = {
             )
         ],
         passes=spec(pins=versions(container_toolkit={"version": "1.18.0-rc.1", "source": "a test"})),
+        passes_too=(
+            spec(host(**WITHOUT_GPUS), pins=versions(container_toolkit={"version": "1.17.8", "source": "a test"})),
+        ),
     ),
     "an operating system that isn't supported": Case(
         refused=spec(known=bare(os=FEDORA)),
@@ -172,6 +188,7 @@ CASES: dict[str, Case] = {
             )
         ],
         passes=spec(known=facts(os=DEBIAN)),
+        passes_too=(spec(host(driver=THEIRS), facts(os=DEBIAN, arch="aarch64"), cuda="12.9"),),
     ),
     "a distribution's driver that the version set doesn't know": Case(
         refused=spec(host(driver=THEIRS), facts(), cuda="12.9"),
@@ -207,6 +224,13 @@ CASES: dict[str, Case] = {
             )
         ],
         passes=spec(host(driver=FABRIC), facts(os=DEBIAN, gpus=gpus("H100", 8))),
+        passes_too=(
+            spec(
+                host(driver={**FABRIC, "packages": "distribution"}),
+                facts(gpus=gpus("H100", 8)),
+                pins=versions(drivers={"580": UBUNTUS}),
+            ),
+        ),
     ),
     "Secure Boot without the key": Case(
         refused=spec(known=bare(secure_boot="on", signing_key="absent")),
@@ -220,6 +244,10 @@ CASES: dict[str, Case] = {
             )
         ],
         passes=spec(known=bare(secure_boot="on", signing_key="enrolled")),
+        passes_too=(
+            spec(known=bare(secure_boot="off", signing_key="absent")),
+            spec(host(driver=None), bare(secure_boot="on", signing_key="absent")),  # not ours to sign
+        ),
     ),
     "Secure Boot where nobody could ask": Case(
         refused=spec(known=bare(secure_boot="on")),
@@ -233,6 +261,19 @@ CASES: dict[str, Case] = {
             )
         ],
         passes=spec(known=facts(secure_boot="on")),  # a driver is loaded, so its signature is trusted
+    ),
+    "Secure Boot with another key than the loaded driver's": Case(
+        refused=spec(known=facts(secure_boot="on", signing_key="absent")),
+        found=[
+            (
+                (*AT, "driver"),
+                "Secure Boot is on, and the firmware doesn't trust the key that DKMS signs modules with: the driver "
+                "would be built and never load",
+                "enrol the key (docs/reference/compatibility.md#secure-boot), or switch Secure Boot off in the "
+                f"firmware; {AGAIN}",
+            )
+        ],
+        passes=spec(known=facts(secure_boot="on", signing_key="enrolled")),
     ),
     "a kernel that the modules don't build for": Case(
         refused=spec(
@@ -251,6 +292,18 @@ CASES: dict[str, Case] = {
             host(driver=THEIRS),
             facts(os=DEBIAN, kernel={"running": "6.1.0-56-amd64", "boots": "6.1.0-50-amd64", "headers": []}),
             cuda="12.9",
+        ),
+        passes_too=(
+            spec(
+                host(driver=THEIRS),
+                facts(os=DEBIAN, kernel={"running": "6.1.0-56-amd64", "boots": None, "headers": []}),
+                cuda="12.9",
+            ),
+            spec(
+                host(driver={**THEIRS, "modules": "proprietary"}),
+                facts(os=DEBIAN, kernel={"running": "6.1.0-50-amd64", "boots": "6.1.0-56-amd64", "headers": []}),
+                cuda="12.9",
+            ),
         ),
     ),
 }

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, get_args
 
 from stack_configs.schema.facts import Facts, Gpu, Package
 from stack_configs.schema.hosts import Host
 from stack_configs.schema.stack import Image, StackFile, StackSpec
-from stack_configs.schema.versions import HostVersions
+from stack_configs.schema.versions import HostVersions, RepositoryName
 from tests.golden.specs import SOURCE
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
@@ -27,6 +27,7 @@ CARDS = {
 
 UBUNTU = {"id": "ubuntu", "version": "24.04", "codename": "noble", "name": "Ubuntu 24.04.3 LTS"}
 DEBIAN = {"id": "debian", "version": "12", "codename": "bookworm", "name": "Debian GNU/Linux 12 (bookworm)"}
+TRIXIE = {"id": "debian", "version": "13", "codename": "trixie", "name": "Debian GNU/Linux 13 (trixie)"}
 FEDORA = {"id": "fedora", "version": "43", "codename": "", "name": "Fedora Linux 43"}
 
 
@@ -75,7 +76,7 @@ def facts(**changes: Any) -> Facts:
 
 def bare(*cards: Gpu, **changes: Any) -> Facts:
     """Of a host that has no driver yet; the cards are as the bus knows them."""
-    return facts(gpus=cards or (gpu(uuid=None),), driver=driver(None), **changes)
+    return facts(**{"gpus": cards or (gpu(uuid=None),), "driver": driver(None), **changes})
 
 
 def versions(**changes: Any) -> HostVersions:
@@ -85,8 +86,15 @@ def versions(**changes: Any) -> HostVersions:
         named = {name.replace("_", "-"): text for name, text in distributions.items()}
         return {"version": version, "distributions": named, "source": "a test"}
 
+    repository = {
+        "url": "https://packages.example/{os}/",
+        "suite": "/",
+        "key_url": "https://packages.example/key.asc",
+        "key_fingerprint": "0123456789ABCDEF0123456789ABCDEF01234567",
+        "source": "a test",
+    }
     shape: dict[str, Any] = {
-        "repositories": {},
+        "repositories": dict.fromkeys(get_args(RepositoryName), repository),
         "drivers": {
             "535": pin("535.309.01", debian_12="535.261.03-1"),
             "580": pin("580.105.08"),

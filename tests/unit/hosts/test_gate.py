@@ -17,6 +17,7 @@ from planning.hosts import gate_table as table
 from planning.hosts.checked import Found, generation
 from planning.hosts.gate import SECURE_BOOT_DOC, gate_problems, gate_warnings
 from planning.hosts.installed import FACTS_MAX_AGE, installed_driver, numbers, upstream
+from planning.hosts.steps import plan_host
 from stack_configs.load import Settings, load
 from stack_configs.schema.facts import Facts, Gpu
 from stack_configs.schema.stack import StackFile, StackSpec
@@ -49,9 +50,11 @@ def test_refused(case: Case) -> None:
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_its_neighbour_passes(case: Case) -> None:
-    assert gate_problems(case.passes, NOW) == ()
-    assert case.passes != case.refused
+def test_its_neighbours_pass_and_can_be_planned(case: Case) -> None:
+    for right in (case.passes, *case.passes_too):
+        assert gate_problems(right, NOW) == ()
+        assert right != case.refused
+        assert plan_host(HOST, right).steps
 
 
 def test_every_rule_has_a_case() -> None:
@@ -223,6 +226,14 @@ WARNINGS: dict[str, tuple[StackSpec, Found]] = {
             "see docs/reference/compatibility.md for what is known",
         ),
     ),
+    "a card newer than the table and than the driver": (
+        spec(known=bare(gpu("next year's", None))),
+        (
+            AT,
+            "has a card (10de:3fff) that the gate doesn't know: nothing was checked for it",
+            "see docs/reference/compatibility.md for what is known",
+        ),
+    ),
     "nearly all of a memory that GPU and system share": (
         spec(known=facts(gpus=(gpu("GB10"),), arch="aarch64"), share=0.9),
         (
@@ -243,6 +254,11 @@ def test_warned_of_and_not_refused(warned: StackSpec, found: Found) -> None:
 
 def test_a_ready_host_gives_no_warning() -> None:
     assert gate_warnings(spec(known=facts()), NOW) == ()
+    assert gate_warnings(spec(known=facts(), share=0.9), NOW) == ()
+    beside = gpu("next year's", SECOND, "0000:01:00.0")  # which no model uses
+    assert gate_warnings(spec(known=facts(gpus=(gpu(), beside))), NOW) == ()
+    silent = driver(None, smi_error="NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.")
+    assert gate_warnings(spec(known=bare(driver=silent)), NOW) == ()  # as it is before the driver's step
     assert gate_warnings(spec(known=facts(gpus=(gpu("GB10"),), arch="aarch64"), share=0.8), NOW) == ()
 
 
