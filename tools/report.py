@@ -2,7 +2,7 @@
 
 A short reading of `pulumi preview --json`. The seconds are those that the version set states for each image
 (measured with the built images on 4 cores) and each container carries as a label; stopping an idle container takes
-about a second.
+about a second. What happens to hosts over SSH is told by their last facts, see planning.hosts.outlook.
 """
 
 import argparse
@@ -10,12 +10,21 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from planning.hosts.outlook import outlook, reboots
+from planning.hosts.plan import STEPS
+from planning.placement import gateway_host, placed
+from stack_configs.schema.stack import StackSpec
+from tools.stack import load_stack
+
 CONTAINER = "docker:index/container:Container"
+COMMAND = "command:remote:Command"
+"""A step of a host's preparation, called `<host>-<step>`."""
 PREFIX = "inference-stack."
 FILES_TARGET = "/config"
 STOP_S = 1
@@ -85,12 +94,22 @@ def changes(preview: Mapping[str, Any]) -> list[Change]:
     return list(found.values())
 
 
-def report(preview: Mapping[str, Any], stack: str) -> str:
+@dataclass(frozen=True, kw_only=True)
+class Hosts:
+    """What is told of hosts over SSH."""
+
+    lines: tuple[str, ...] = ()
+    stops: Mapping[str, str] = field(default_factory=dict)
+    """Service, or `gateway` → why it stops although its container stays as it is."""
+
+
+def report(preview: Mapping[str, Any], stack: str, hosts: Hosts = Hosts()) -> str:
     """The whole report. `preview` is what `pulumi preview --json --show-sames` prints."""
     every = changes(preview)
     changed = [c for c in every if c.verb != "same"]
     if not changed:
-        return f"Nothing would change in `{stack}`: {len(every)} resources are as they should be."
+        same = f"Nothing would change in `{stack}`: {len(every)} resources are as they should be."
+        return "\n".join([same, *hosts.lines])
     counts = [f"{n} to {verb}" for verb in ("create", "update", "replace", "delete") if (n := _count(changed, verb))]
     lines = [f"Preview of `{stack}`: {', '.join(counts)}, {len(every) - len(changed)} unchanged", ""]
     shown = [c for c in changed if c.kind == CONTAINER and not c.name.endswith("-files-carrier")]
@@ -102,7 +121,31 @@ def report(preview: Mapping[str, Any], stack: str) -> str:
         lines += [f"  {'':<8} {'':<{width}}  {more}" for more in why[1:]]
     rest = [c for c in changed if c.kind != CONTAINER and not c.name.endswith("-files")]
     lines += [f"  {c.verb:<8} {c.name}  ({c.kind.rsplit(':', 1)[1].lower()})" for c in rest]
-    return "\n".join([*lines, "", *_effects(every)])
+    return "\n".join([*lines, "", *hosts.lines, *_effects(every, hosts.stops)])
+
+
+def of_hosts(every: Sequence[Change], spec: StackSpec, now: datetime) -> Hosts:
+    """What the preview's steps mean for each host over SSH; and which hosts leave."""
+    changed = {c.name: c.verb for c in every if c.kind == COMMAND and c.verb != "same"}
+    lines: list[str] = []
+    stops: dict[str, str] = {}
+    for host in (name for name, host in spec.file.hosts.items() if host.connection.kind == "ssh"):
+        verbs = {step: changed.pop(f"{host}-{step}", "same") for step in STEPS}
+        runs = [step for step, verb in verbs.items() if verb not in ("same", "delete")]
+        lines += outlook(host, spec, runs, now)
+        if undone := [step for step in reversed(STEPS) if verbs[step] == "delete"]:
+            lines.append(f"  undone    {', '.join(undone)}")
+        if (will := reboots(host, spec, runs, now)) != "no":
+            there = [replica.service for replica in placed(spec) if replica.host == host]
+            there += ["gateway"] if host == gateway_host(spec) else []
+            stops |= dict.fromkeys(there, f"{'while' if will == 'yes' else 'if'} {host} reboots")
+    leaving: dict[str, list[str]] = {}
+    for name, verb in changed.items():
+        host, _, step = name.rpartition("-")
+        if verb == "delete":
+            leaving.setdefault(host, []).append(step)
+    lines += [f"Host {host}: leaves the stack; undone: {', '.join(steps)}." for host, steps in leaving.items()]
+    return Hosts(lines=tuple(lines), stops=stops)
 
 
 def reasons(change: Change, carrier: Change | None) -> list[str]:
@@ -144,13 +187,13 @@ def _files(carrier: Change) -> list[str]:
     return told
 
 
-def _effects(every: list[Change]) -> list[str]:
+def _effects(every: list[Change], stops: Mapping[str, str]) -> list[str]:
     """Who feels it, and for how many seconds."""
     lines: list[str] = []
     services = [c for c in every if c.is_service]
     for model in dict.fromkeys(c.parent for c in services if c.labels.get("component") == "serving"):
-        lines += _model(model, [c for c in services if c.parent == model])
-    lines += _gateway([c for c in services if c.labels.get("component") == "gateway"])
+        lines += _model(model, [c for c in services if c.parent == model], stops)
+    lines += _gateway([c for c in services if c.labels.get("component") == "gateway"], stops)
     watching = [c for c in services if c.labels.get("component") == "observability" and c.verb == "replace"]
     if watching:
         seconds = max(c.starts_in_s for c in watching) + STOP_S
@@ -158,7 +201,7 @@ def _effects(every: list[Change]) -> list[str]:
     return lines
 
 
-def _model(model: str, replicas: list[Change]) -> list[str]:
+def _model(model: str, replicas: list[Change], stops: Mapping[str, str]) -> list[str]:
     touched = [c for c in replicas if c.verb == "replace"]
     new = [c for c in replicas if c.verb == "create"]
     staying = [c for c in replicas if c.verb in ("same", "update", "replace")]
@@ -168,7 +211,8 @@ def _model(model: str, replicas: list[Change]) -> list[str]:
         slowest = max(c.starts_in_s for c in new)
         return [f"Model {model}: new; ready about {slowest} s after its weights are there."]
     if not touched:
-        return [f"Model {model}: not restarted."]
+        stopped = [f"{c.name} stops {stops[c.name]}" for c in staying if c.name in stops]
+        return [f"Model {model}: {'; '.join(stopped) or 'not restarted'}."]
     seconds = sum(c.starts_in_s + STOP_S for c in touched)
     grace = max(c.grace_s for c in touched)
     waits = f"; running requests may finish first, {grace} s at the most" if grace else ""
@@ -180,14 +224,14 @@ def _model(model: str, replicas: list[Change]) -> list[str]:
     return [f"Model {model}: {_names(touched)} restarts, away for about {seconds} s{waits}."]
 
 
-def _gateway(services: list[Change]) -> list[str]:
+def _gateway(services: list[Change], stops: Mapping[str, str]) -> list[str]:
     if not services:
         return []
     if all(c.verb == "create" for c in services):
         return [f"Gateway: new; answers after about {max(c.starts_in_s for c in services)} s."]
     touched = [c for c in services if c.verb == "replace"]
     if not touched:
-        return ["Gateway: not touched."]
+        return [f"Gateway: stops {stops['gateway']}." if "gateway" in stops else "Gateway: not touched."]
     front = [c for c in touched if not c.name.startswith("litellm-")]
     proxies = [c for c in services if c.name.startswith("litellm-") and c.verb != "create"]
     away = sum(c.starts_in_s + STOP_S for c in front)
@@ -284,7 +328,10 @@ def main() -> int:
         return status or 1
     for warning in warnings(preview):
         print(f"warning: {warning}")
-    print(report(preview, args.stack))
+    every = changes(preview)
+    over_ssh = any(c.kind == COMMAND for c in every)
+    hosts = of_hosts(every, load_stack(args.stack), datetime.now(UTC)) if over_ssh else Hosts()
+    print(report(preview, args.stack, hosts))
     return 0
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from planning.hosts.installed import driver_pin
 from planning.hosts.plan import STEPS, HostPlan, StepName
 from planning.hosts.steps import needs_toolkit, plan_host
-from planning.hosts.wanted import is_build, moves, not_held, wanted
+from planning.hosts.wanted import docker_settings, is_build, moves, not_held, wanted
 from stack_configs.schema.facts import Facts
 from stack_configs.schema.hosts import Host
 from stack_configs.schema.stack import StackSpec
@@ -124,6 +124,8 @@ def _engine(host: Host, spec: StackSpec, facts: Facts) -> Iterator[Difference]:
         return
     if engine.data_root and engine.data_root != host.data_root:
         yield Difference(step="engine", says=f"Docker keeps its data in {engine.data_root}, not in {host.data_root}")
+    if engine.settings != docker_settings(host):
+        yield Difference(step="engine", says="/etc/docker/daemon.json is not the spec's")
     if not engine.live_restore:
         yield Difference(step="engine", says="Docker's live-restore is off: its restart would stop containers")
     if not needs_toolkit(host):

@@ -134,8 +134,14 @@ def _engine(answers: Answers) -> Engine | None:
         data_root=info.get("DockerRootDir") or None,
         cdi=bool(info.get("CDISpecDirs")),
         live_restore=bool(info.get("LiveRestoreEnabled")),
+        settings=_digest(answers, "docker_settings", "/etc/docker/daemon.json"),
+        settings_in_force=_digest(answers, "docker_settings_noted", "/var/lib/inference-stack/docker-settings"),
         containers=_containers(answers) if server else {},
     )
+
+
+def _digest(answers: Answers, question: str, what: str) -> str | None:
+    return answers.text(question, what, absent_is_problem=False).strip() or None
 
 
 def _json(text: str) -> dict[str, Any]:

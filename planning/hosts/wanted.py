@@ -3,6 +3,7 @@
 The scripts decide on the host, where apt knows every package; this is what facts let know beforehand.
 """
 
+import hashlib
 import re
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ from planning.hosts import packages
 from planning.hosts.installed import distribution, driver_packages
 from planning.hosts.packages import PackageSet
 from planning.hosts.plan import StepName
-from planning.hosts.steps import needs_toolkit
+from planning.hosts.steps import daemon_json, needs_toolkit
 from stack_configs.schema.facts import Facts
 from stack_configs.schema.hosts import Host
 from stack_configs.schema.versions import HostVersions
@@ -78,6 +79,11 @@ def is_build(full: str, version: str) -> bool:
     return re.fullmatch(rf"(\d+:)?{re.escape(version)}([-+~].*)?", full) is not None
 
 
+def docker_settings(host: Host) -> str:
+    """Names the wanted /etc/docker/daemon.json as facts name the one that is there."""
+    return hashlib.sha256(f"{daemon_json(host)}\n".encode()).hexdigest()[:12]
+
+
 def _members(of: Wanted, facts: Facts) -> tuple[str, ...]:
     """The set's own names, and what else is installed that carries the driver's version."""
     others = driver_packages(facts) if of.what == "the driver" else ()
@@ -90,4 +96,4 @@ def _installed(name: str, facts: Facts) -> str | None:
     return found.version if found and found.status not in ("config-files", "not-installed") else None
 
 
-__all__ = ["Move", "Wanted", "is_build", "moves", "not_held", "wanted"]
+__all__ = ["Move", "Wanted", "docker_settings", "is_build", "moves", "not_held", "wanted"]

@@ -81,6 +81,10 @@ class Engine(Frozen):
     cdi: bool
     """Whether it takes CDI devices."""
     live_restore: bool
+    settings: str | None = None
+    """First 12 hex digits of the SHA-256 of /etc/docker/daemon.json; None: there is none."""
+    settings_in_force: str | None = None
+    """The same of the settings that Docker was last started with, as the step `engine` noted it."""
     containers: dict[str, str]
     """Running containers that carry our labels: `stack/service` → image."""
 

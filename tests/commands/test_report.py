@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 
+from planning.hosts.plan import STEPS
+from planning.hosts.ready import with_waiting
+from tests.unit.hosts import prepared, shaped
 from tools import report
 
 RECORDED = Path(__file__).parent / "recorded" / "new-images-and-weights.json"
@@ -182,3 +185,83 @@ def test_ends_as_pulumi_ended(
     printed = capsys.readouterr()
     assert printed.err.strip() == told
     assert ("Nothing would change" in printed.out) == (status == 0)
+
+
+def steps(preview: dict[str, Any], verbs: dict[str, str]) -> dict[str, Any]:
+    """With steps of hosts, as components.remote names them, and what happens to each."""
+    for name, verb in verbs.items():
+        urn = f"urn:pulumi:prod::inference-stack::inference-stack:hosts:GpuHost$command:remote:Command::{name}"
+        parent = f"urn:pulumi:prod::inference-stack::inference-stack:hosts:GpuHost::{name.rpartition('-')[0]}"
+        state = {"custom": True, "type": "command:remote:Command", "parent": parent, "inputs": {"create": verb}}
+        sides = {"create": {"newState": state}, "delete": {"oldState": state}}
+        preview["steps"].append({"op": verb, "urn": urn, **sides.get(verb, {"oldState": state, "newState": state})})
+    return preview
+
+
+def test_hosts_are_told_by_the_steps_that_run() -> None:
+    spec = prepared.spec(shaped.host(reboot="allowed"))
+    facts = prepared.facts(spec, driver=shaped.driver("580.82.07"))
+    spec = spec.model_copy(update={"facts": {"studio-1": facts}})
+    of = {
+        "studio-1-base": "same",
+        "studio-1-driver": "update",
+        "studio-1-reboot": "update",
+        "studio-1-engine": "update",
+    }
+    preview = steps(only(lambda step: False), of)  # noqa: ARG005
+    said = report.report(preview, "prod", report.of_hosts(report.changes(preview), spec, shaped.NOW))
+    assert said.splitlines() == [
+        "Preview of `prod`: 3 to update, 25 unchanged",
+        "",
+        "  update   studio-1-driver  (command)",
+        "  update   studio-1-reboot  (command)",
+        "  update   studio-1-engine  (command)",
+        "",
+        "Host studio-1: driver, reboot, engine run. Its facts are 4 hours old (2026-11-20 08:00 UTC).",
+        "  packages  none moves",
+        "  reboot    yes: 580.82.07 is loaded, 580.105.08 will be installed",
+        "  Docker    no restart",
+        "  models    chat-0: drained and stopped for the reboot, started after it",
+        "Model chat: chat-0 stops while studio-1 reboots.",
+        "Gateway: stops while studio-1 reboots.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("reboot", "told"), [("allowed", "chat-0 stops if studio-1 reboots"), ("manual", "not restarted")]
+)
+def test_without_facts_it_is_not_said_that_models_stay(reboot: str, told: str) -> None:
+    spec = prepared.spec(shaped.host(reboot=reboot))
+    preview = steps(only(lambda step: False), {f"studio-1-{step}": "update" for step in STEPS})  # noqa: ARG005
+    said = report.report(preview, "prod", report.of_hosts(report.changes(preview), spec, shaped.NOW))
+    assert line(said, "Model chat") == f"Model chat: {told}."
+
+
+def test_steps_and_hosts_that_leave_are_undone() -> None:
+    spec = prepared.spec(shaped.host(driver=None))
+    spec = spec.model_copy(update={"facts": {"studio-1": prepared.facts(spec)}})
+    of = {f"studio-1-{step}": "same" for step in ("base", "engine")}
+    of |= {
+        "studio-1-reboot": "delete",
+        "studio-1-driver": "delete",
+        "old-one-engine": "delete",
+        "old-one-base": "delete",
+    }
+    preview = steps(only(lambda step: False), of)  # noqa: ARG005
+    assert report.of_hosts(report.changes(preview), spec, shaped.NOW).lines == (
+        "Host studio-1: not touched. Its facts are 4 hours old (2026-11-20 08:00 UTC).",
+        "  undone    reboot, driver",
+        "Host old-one: leaves the stack; undone: engine, base.",
+    )
+
+
+def test_hosts_that_wait_are_told_where_nothing_would_change() -> None:
+    preview = steps(only(lambda step: False), {"studio-1-base": "same"})  # noqa: ARG005
+    spec = with_waiting(prepared.spec())
+    said = report.report(preview, "prod", report.of_hosts(report.changes(preview), spec, shaped.NOW))
+    assert said.splitlines() == [
+        "Nothing would change in `prod`: 25 resources are as they should be.",
+        "Host studio-1: not touched. It has no facts.",
+        "  waits     it has no facts yet: after it was prepared by `pulumi up`, "
+        "`make facts STACK=prod HOST=studio-1`, then `pulumi up`",
+    ]

@@ -53,6 +53,8 @@ main() {
 
     ask docker_version "${docker[@]}" version --format '{{.Client.Version}}'
     ask docker_info as_root "${docker[@]}" info --format '{{json .}}'
+    ask docker_settings digest /etc/docker/daemon.json
+    ask docker_settings_noted file "$NOTES/docker-settings"
     ask containers as_root "${docker[@]}" ps --filter label=inference-stack.stack --format "$CONTAINER"
     ask cdi_list nvidia-ctk cdi list
     ask cdi_files cdi_files
@@ -110,6 +112,12 @@ json() {
 file() {
     [[ -e $1 ]] || return "$ABSENT"
     cat -- "$1"
+}
+
+# The first 12 digits of a file's SHA-256, as the steps' scripts note it: enough to see that it changed, and no secret.
+digest() {
+    [[ -e $1 ]] || return "$ABSENT"
+    "${as_root[@]}" sha256sum -- "$1" | cut -c -12
 }
 
 # Kernels that can boot, the newest last, as GRUB sorts them.

@@ -3,6 +3,7 @@
 from typing import Any
 
 from planning.hosts.steps import plan_host
+from planning.hosts.wanted import docker_settings
 from stack_configs.schema.facts import Facts
 from stack_configs.schema.hosts import Host
 from stack_configs.schema.stack import StackSpec
@@ -61,9 +62,10 @@ def packages(**versions: str | None) -> dict[str, Any]:
 
 def facts(of: StackSpec, **changes: Any) -> Facts:
     """Of the host after `up`."""
+    settings = docker_settings(of.file.hosts[shaped.HOST])
     ready = {
         "packages": packages(),
-        "engine": ENGINE,
+        "engine": {**ENGINE, "settings": settings, "settings_in_force": settings},
         "cdi_devices": [f"nvidia.com/gpu={shaped.GPU}", "nvidia.com/gpu=all"],
         "steps": notes(of),
     }

@@ -113,6 +113,7 @@ def test_a_prepared_host_is_as_the_spec_has_it(host: Host) -> None:
             {"engine": {**prepared.ENGINE, "data_root": "/data", "live_restore": False, "cdi": False}},
             [
                 "engine: Docker keeps its data in /data, not in /var/lib/docker",
+                "engine: /etc/docker/daemon.json is not the spec's",
                 "engine: Docker's live-restore is off: its restart would stop containers",
                 "engine: Docker takes no CDI devices",
             ],
