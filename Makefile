@@ -5,7 +5,7 @@ SETUP = $(PYTHON) -m tools.setup
 PY = .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help up down clean preview plan facts drift logs key dev parts check fix unit test test-all golden docs lock bench
+.PHONY: help up down clean preview plan facts drift forget logs key dev parts check fix unit test test-all golden docs lock bench
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ facts: dev ## ask the stack's hosts over SSH what they are, and keep it under st
 
 drift: dev ## compare hosts with the spec; what differs is repaired by the next `up` (STACK=prod)
 	@. ./activate && $(PY) -m tools.drift --stack $(STACK) $(if $(HOST),--host $(HOST))
+
+forget: ## let Pulumi forget a host that is dead (STACK=prod HOST=name); lists what goes, and asks
+	@. ./activate && $(PY) -m tools.forget --stack $(STACK) --host "$(HOST)"
 
 logs: ## how the services are; SERVICE=chat-0 for one's last lines
 	@$(SETUP) logs --stack $(STACK) $(SERVICE)
