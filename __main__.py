@@ -1,5 +1,6 @@
 """Load the spec, decide everything, then build it."""
 
+import gc
 from datetime import UTC, datetime
 
 import pulumi
@@ -14,6 +15,7 @@ from tools.reach import reach
 
 
 def main() -> None:
+    gc.freeze()  # what is imported stays: walking it at every collection took 40 ms of a preview's 580 in Python
     try:
         spec, now = with_waiting(spec_from_pulumi()), datetime.now(UTC)
         refused = (*gate_problems(spec, now), *ledger_problems(spec))
