@@ -71,6 +71,8 @@ def load(stack: str, settings: Settings, root: Path = ROOT) -> StackSpec:
 
 def located(stack: str, found: Iterable[Found], root: Path = ROOT) -> tuple[Problem, ...]:
     """What was found after `load`, at its lines in the stack's file."""
+    if not (found := tuple(found)):
+        return ()
     source = _source(stack, root)
     return tuple(sorted((source.problem(*one) for one in found), key=lambda problem: problem.line or 0))
 

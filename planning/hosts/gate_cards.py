@@ -82,7 +82,7 @@ def _missing_gpus(c: Checked) -> Iterator[Found]:
     if c.facts is None:
         return
     at, on_bus = (*c.at, "gpus"), len(c.facts.gpus)
-    if any("the PCI bus" in problem for problem in c.facts.problems):
+    if any(problem.startswith("the PCI bus") for problem in c.facts.problems):
         return  # a card that could not be read is not absent
     if len(c.host.gpus) > on_bus:
         yield (

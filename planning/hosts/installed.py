@@ -79,12 +79,6 @@ def driver_packages(facts: Facts) -> Mapping[str, Package]:
     }
 
 
-def installed_driver(facts: Facts) -> str | None:
-    """`580.105.08`; where packages differ, all their versions: `535.261.03 and 535.309.01`."""
-    found = sorted({upstream(package.version) for package in driver_packages(facts).values()}, key=numbers)
-    return " and ".join(found) or None
-
-
 def installed(facts: Facts, package: str) -> str | None:
     """One package's upstream version."""
     found = facts.packages.get(package)

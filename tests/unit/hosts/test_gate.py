@@ -16,7 +16,7 @@ from planning.hosts import gate, gate_cards
 from planning.hosts import gate_table as table
 from planning.hosts.checked import Found, generation
 from planning.hosts.gate import SECURE_BOOT_DOC, gate_problems, gate_warnings
-from planning.hosts.installed import FACTS_MAX_AGE, installed_driver, numbers, upstream
+from planning.hosts.installed import FACTS_MAX_AGE, driver_packages, numbers, upstream
 from planning.hosts.steps import plan_host
 from stack_configs.load import Settings, load
 from stack_configs.schema.facts import Facts, Gpu
@@ -338,15 +338,12 @@ def test_a_programs_version_inside_its_packages(packaged: str, version: str) -> 
     assert numbers(packaged) == tuple(int(part) for part in version.split("."))
 
 
-def test_the_installed_driver_is_that_of_the_packages_which_carry_it() -> None:
+def test_the_drivers_packages_are_those_that_carry_its_version() -> None:
     installed = {
         "nvidia-kernel-open-dkms": package("580.105.08-1"),
-        "libcuda1": package("580.105.08-1"),
+        "libcuda1": package("590.48.01-1"),
         "nvidia-container-toolkit": package("1.18.0-1"),
         "nvidia-modprobe": package("595.45.04-1"),
         "nvidia-alternative": package("535.261.03-1", "config-files"),
     }
-    assert installed_driver(facts(packages=installed)) == "580.105.08"
-    half = {**installed, "libcuda1": package("590.48.01-1")}
-    assert installed_driver(facts(packages=half)) == "580.105.08 and 590.48.01"
-    assert installed_driver(facts()) is None
+    assert set(driver_packages(facts(packages=installed))) == {"nvidia-kernel-open-dkms", "libcuda1"}
