@@ -77,7 +77,9 @@ def _rows(hosts: Mapping[str, Host], asked: Mapping[str, Facts]) -> Iterable[Seq
 def _gpu_rows(asked: Mapping[str, Facts]) -> Iterable[Sequence[str]]:
     for name, facts in asked.items():
         for gpu in facts.gpus:
-            memory = f"{gpu.memory_mib} MiB" if gpu.memory_mib else "the system's" if gpu.uuid else "?"
+            unread = any(problem.startswith(f"GPU {gpu.pci_address}") for problem in facts.problems)
+            shared = "the system's" if gpu.uuid and not unread else "?"
+            memory = f"{gpu.memory_mib} MiB" if gpu.memory_mib else shared
             yield (
                 *(name, gpu.pci_address or "no PCI", memory, gpu.compute_capability or "?", gpu.mig or "-"),
                 *(gpu.uuid or "no driver has named it", gpu.name or gpu.pci_id),

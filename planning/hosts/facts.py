@@ -51,6 +51,7 @@ def parse_facts(host: str, answers: Mapping[str, Answer], read_at: datetime) -> 
         packages=_packages(seen),
         engine=_engine(seen),
         cdi_devices=_cdi_devices(seen),
+        memory_mib=_memory_mib(seen),
         disks=_disks(seen),
         steps=_notes(seen, "steps"),
         pending=_notes(seen, "pending"),
@@ -179,6 +180,14 @@ def _cdi_devices(answers: Answers) -> tuple[str, ...]:
         elif key == "name":
             answers.problem(f"{file} names a device before its kind")
     return tuple(sorted(found))
+
+
+def _memory_mib(answers: Answers) -> int | None:
+    said = answers.text("memory", "/proc/meminfo")
+    match = re.fullmatch(r"MemTotal:\s+(\d+) kB\s*", said)
+    if said and match is None:
+        answers.problem(f"/proc/meminfo: this line can't be read: {said}")
+    return int(match[1]) // 1024 if match else None
 
 
 def _disks(answers: Answers) -> dict[str, Disk]:

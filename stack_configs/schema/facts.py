@@ -124,6 +124,8 @@ class Facts(Frozen):
     """None: none installed."""
     cdi_devices: tuple[str, ...]
     """`nvidia.com/gpu=GPU-…`, as the CDI files name them."""
+    memory_mib: int | None = None
+    """The system's memory, which a GPU of unified memory shares; None where nobody could ask."""
     disks: dict[str, Disk]
     """By the path that was asked for: the root, Docker's data root, the models' folder."""
     steps: dict[str, str]

@@ -58,6 +58,7 @@ main() {
     ask containers as_root "${docker[@]}" ps --filter label=inference-stack.stack --format "$CONTAINER"
     ask cdi_list nvidia-ctk cdi list
     ask cdi_files cdi_files
+    ask memory grep MemTotal /proc/meminfo
     ask disks disks
     ask steps notes steps
     ask pending notes pending
