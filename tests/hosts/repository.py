@@ -53,7 +53,8 @@ case "$*" in
     mkdir -p /var/run/cdi
     {
         printf 'cdiVersion: 0.5.0\\nkind: nvidia.com/gpu\\ncontainerEdits:\\n  mounts:\\n'
-        printf '  - {hostPath: /usr/bin/nvidia-smi, containerPath: /usr/bin/nvidia-smi, options: [ro, bind]}\\ndevices:\\n'
+        smi=/usr/bin/nvidia-smi
+        printf '  - {hostPath: %s, containerPath: %s, options: [ro, bind]}\\ndevices:\\n' $smi $smi
         number=0
         while read -r uuid; do
             printf -- '- name: %s\\n  containerEdits: {env: [TEST_GPU_%s=%s]}\\n' "$uuid" "$number" "$uuid"

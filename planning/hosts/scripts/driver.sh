@@ -33,7 +33,7 @@ undo() {
     fi
   fi
   unhold_ours
-  rm -f "$STATE/versions/driver" "$STATE/versions/cuda" "$STATE/versions/pinning"
+  rm -f "$STATE/driver-changed" "$STATE/dkms.log" "$STATE/versions/driver" "$STATE/versions/cuda" "$STATE/versions/pinning"
 }
 
 ours() { # installed packages of the versions that this step pinned

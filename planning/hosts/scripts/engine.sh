@@ -49,7 +49,8 @@ undo() {
     # Docker reads it at its next start: nothing is restarted for this.
     put "$DAEMON" <"$STATE/daemon.json.before"
   fi
-  rm -f "$STATE/daemon.json.before" "$STATE/drained" "$STATE/driver-changed" "$STATE/versions/docker" "$STATE/versions/toolkit"
+  rm -f "$STATE/daemon.json.before" "$STATE/docker-settings" "$STATE/drained" "$STATE/rebooting" \
+    "$STATE/versions/docker" "$STATE/versions/toolkit"
 }
 
 after_reboot() { # what `reboot` asked for has happened, and the module is the wanted one
@@ -71,7 +72,8 @@ after_reboot() { # what `reboot` asked for has happened, and the module is the w
 daemon() { # before Docker is installed, so that its first start is as it will stay
   local before=""
   if [[ -e $DAEMON ]] && ! cmp -s "$DAEMON" <(printf '%s\n' "$DAEMON_JSON"); then
-    if [[ ! -e $STATE/docker-settings && ! -e $STATE/daemon.json.before ]]; then
+    if [[ ! -e $STATE/versions/docker && ! -e $STATE/daemon.json.before ]]; then
+      mkdir -p "$STATE"
       cp "$DAEMON" "$STATE/daemon.json.before"
       say "kept the host's own $DAEMON as $STATE/daemon.json.before"
     fi
@@ -83,6 +85,8 @@ daemon() { # before Docker is installed, so that its first start is as it will s
         "write \`data_root: $before\`, or move them by hand and run \`up\` again"
     fi
   fi
+  # No longer in force, whatever happens between here and Docker's next start.
+  cmp -s "$DAEMON" <(printf '%s\n' "$DAEMON_JSON") || rm -f "$STATE/docker-settings"
   printf '%s\n' "$DAEMON_JSON" | put "$DAEMON"
 }
 

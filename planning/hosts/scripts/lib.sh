@@ -2,7 +2,7 @@
 # What all steps share. A step's script follows it and ends in `main "$@" </dev/null`.
 # Settings come before it as variables: STEP, DIGEST, APT_LOCK_S, and the step's own.
 set -euo pipefail
-shopt -s inherit_errexit nullglob
+shopt -s inherit_errexit nullglob lastpipe
 export LC_ALL=C DEBIAN_FRONTEND=noninteractive
 # Ubuntu's needrestart would restart Docker and what else uses a replaced library, after any installation.
 export NEEDRESTART_SUSPEND=1 NEEDRESTART_MODE=l
