@@ -99,16 +99,19 @@ def served(fit: Fit, typical: int) -> list[str]:
         lines.append(f"no KV cache: {fit.run.max_num_seqs} requests of up to {fit.run.max_model_len:,} tokens at once")
     else:
         lines.append(
-            f"{fit.tokens:,} tokens of KV cache, {fit.bytes_per_token:,.0f} bytes each on a GPU: "
-            f"{fit.full_requests:.1f} requests of {fit.run.max_model_len:,} tokens at once, "
+            f"about {fit.tokens:,} tokens of KV cache, {fit.sure_tokens:,} at least, "
+            f"{fit.bytes_per_token:,.0f} bytes each on a GPU"
+        )
+        lines.append(
+            f"about {fit.full_requests:.1f} requests of {fit.run.max_model_len:,} tokens at once, "
             f"{fit.users(typical):,} users at {typical:,}"
         )
         lines.append(
-            f"longest context that fits: {fit.longest:,} tokens of the {fit.architecture.max_positions:,} it can"
+            f"longest context that surely fits: {fit.longest:,} tokens of the {fit.architecture.max_positions:,} it can"
         )
     for variant in variants(fit):
         other = variant.fit
-        gives = f"{other.tokens:,} tokens, longest context {other.longest:,}" if other.verdict != "no" else "no"
+        gives = f"about {other.tokens:,} tokens, longest context {other.longest:,}" if other.longest else "no"
         lines.append(f"in {variant.name}: {gib(other.memory.weights)} GiB of weights; {gives}")
     return lines
 
@@ -168,6 +171,7 @@ def served_data(fit: Fit, typical: int) -> dict[str, Any]:
         "unpromised": fit.architecture.unpromised,
         "kv_bytes_per_token": fit.bytes_per_token,
         "kv_tokens": fit.tokens,
+        "kv_tokens_at_least": fit.sure_tokens,
         "context": fit.run.max_model_len,
         "full_context_requests": round(fit.full_requests, 2) if fit.pool.groups else None,
         "typical_tokens": typical,

@@ -1,7 +1,7 @@
 """Whether one replica fits its GPUs, and what it then serves. Pure.
 
-Two sums: `memory` is what is expected, and less `MARGIN` of it is what is promised. `fits` means that the promise holds
-a request at full length; `tight` that only the expectation does.
+`memory` is what is expected, and less `MARGIN` of it is sure. `fits` means that what is sure holds a request at full
+length, so that vLLM starts; `no` that even `ACCURACY` more than what is expected doesn't; `tight` is between them.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ from planning.serving.ledger.kv import (
     requests_at_once,
     tokens_in,
 )
-from planning.serving.ledger.memory import MARGIN, Memory, Run, batch_of, memory_of
+from planning.serving.ledger.memory import ACCURACY, MARGIN, Memory, Run, batch_of, memory_of
 from planning.serving.ledger.quantization import Quantization, refusal
 
 TYPICAL_TOKENS = 2000
@@ -54,16 +54,16 @@ class Fit:
     """Of all tensors, where they are known."""
 
     @property
-    def promised(self) -> int:
-        """KV cache that is surely there on each GPU, bytes."""
+    def sure(self) -> int:
+        """KV cache that is there on each GPU in any case, bytes."""
         return max(0, self.memory.kv - MARGIN)
 
     @property
     def verdict(self) -> Verdict:
         length = self.run.max_model_len
-        if self.memory.kv > MARGIN and holds_one(self.pool, self.promised, length, self.batch):
+        if self.memory.kv > MARGIN and holds_one(self.pool, self.sure, length, self.batch):
             return "fits"
-        if self.memory.kv > 0 and holds_one(self.pool, self.memory.kv, length, self.batch):
+        if self.memory.kv + ACCURACY > 0 and holds_one(self.pool, self.memory.kv + ACCURACY, length, self.batch):
             return "tight"
         return "no"
 
@@ -73,26 +73,40 @@ class Fit:
         return bytes_per_token(self.pool)
 
     @property
+    def expected(self) -> int:
+        """KV cache that is likely there on each GPU, bytes."""
+        return max(0, self.memory.kv)
+
+    @property
     def tokens(self) -> int:
-        """What the KV cache is promised to hold."""
-        return tokens_in(self.pool, blocks_in(self.pool, self.promised), self.run.max_model_len, self.batch)
+        """What the KV cache is expected to hold."""
+        return self._tokens(self.expected)
+
+    @property
+    def sure_tokens(self) -> int:
+        """What it holds in any case."""
+        return self._tokens(self.sure)
+
+    def _tokens(self, available: int) -> int:
+        return tokens_in(self.pool, blocks_in(self.pool, available), self.run.max_model_len, self.batch)
 
     @property
     def full_requests(self) -> float:
-        """Requests at full length at once: vLLM's "maximum concurrency"."""
-        return requests_at_once(self.pool, blocks_in(self.pool, self.promised), self.run.max_model_len, self.batch)
+        """Requests at full length expected at once: vLLM's "maximum concurrency"."""
+        return self._requests(self.run.max_model_len)
 
     def users(self, tokens: int) -> int:
-        """Requests of this length that are computed at once; others wait."""
+        """Requests of this length that are expected to be computed at once; others wait."""
         if self.verdict == "no":
             return 0
-        length = min(tokens, self.run.max_model_len)
-        held = requests_at_once(self.pool, blocks_in(self.pool, self.promised), length, self.batch)
-        return int(min(held, self.run.max_num_seqs))
+        return int(min(self._requests(min(tokens, self.run.max_model_len)), self.run.max_num_seqs))
+
+    def _requests(self, tokens: int) -> float:
+        return requests_at_once(self.pool, blocks_in(self.pool, self.expected), tokens, self.batch)
 
     @property
     def longest(self) -> int:
-        """The longest context that fits and that the model takes, tokens; 0: none."""
+        """The longest context that surely fits and that the model takes, tokens; 0: none."""
         limit = self.architecture.max_positions
         # A longer context makes the transient peak of some models larger, and so the KV cache smaller.
         for length in _lengths(limit):
@@ -101,7 +115,7 @@ class Fit:
                 continue
             if not self.pool.groups:
                 return length
-            return longest_context(self.pool, fit.promised, length, fit.batch)
+            return longest_context(self.pool, fit.sure, length, fit.batch)
         return 0
 
     @property

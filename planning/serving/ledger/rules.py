@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from planning.serving.ledger.cards import TABLE, card
 from planning.serving.ledger.fit import Fit, fit_of, refused, splits, variants
-from planning.serving.ledger.memory import GIB
+from planning.serving.ledger.memory import ACCURACY, GIB, MARGIN
 from planning.serving.ledger.quantization import BFLOAT16_FROM, remark
 from planning.serving.ledger.stack import Account, Ledger, Placed, ledger
 from stack_configs.schema.stack import StackSpec
@@ -153,7 +153,8 @@ def _close(placed: Placed, fit: Fit) -> Iterator[Found]:
         yield (
             ("models", placed.model, "max_model_len"),
             f"is tight on {fit.card.name} of {placed.host}: about {gib(fit.memory.kv)} GiB are left for the KV cache "
-            f"on each GPU, one request at full length needs {gib(fit.needed)}, and the count may be off by half a GiB",
+            f"on each GPU, one request at full length needs {gib(fit.needed)}, and that sum may be "
+            f"{gib(ACCURACY)} too low or {gib(MARGIN)} too high",
             f"write `max_model_len: {_round(fit.longest)}` to be sure" if fit.longest >= 128 else _remedies(fit),
         )
     elif fit.verdict == "fits" and fit.architecture.unpromised:

@@ -57,7 +57,7 @@ class Log:
     @property
     def memory(self) -> Memory | None:
         """What the ledger expects; None where the log doesn't say enough to ask it."""
-        if not {"card", "utilization", "start"} <= self.said.keys():
+        if not {"card", "utilization"} <= self.said.keys():
             return None
         return memory_of(self.architecture, self.run, card(self.said["card"]).total, self.said["card"])
 
@@ -67,9 +67,10 @@ class Log:
         return float(self.said.get("kv") or self.said["tokens"] * bytes_per_token(self.pool) / GIB)
 
     @property
-    def counts_compiling(self) -> bool:
-        """Whether the start was one of those that the ledger promises for."""
-        return self.said.get("start") == "cold" or bool(self.said.get("eager"))
+    def off(self) -> float:
+        """GiB of KV cache that the ledger expects beyond what vLLM had. Asked of logs with `memory` only."""
+        assert self.memory
+        return self.memory.kv / GIB - self.kv
 
     def tokens(self, gib: float) -> int:
         """What this version of vLLM prints for so much KV memory."""
@@ -80,7 +81,8 @@ class Log:
 
     def __str__(self) -> str:
         on = f" on {self.said.get('gpus', 1)}x {self.said['card']}" if "card" in self.said else ""
-        return f"{self.said['model']}{on}, {self.said.get('engine', '?')}, {self.said.get('start', '?')}"
+        start = f", {self.said['start']}" if "start" in self.said else ""
+        return f"{self.said['model']}{on}, {self.said.get('engine', '?')}{start}"
 
 
 @cache

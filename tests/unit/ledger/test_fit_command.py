@@ -25,7 +25,7 @@ def config_file(tmp_path: Path, shape: str) -> Path:
 
 
 def test_a_stack_as_a_table() -> None:
-    found = ledger(stack(PROD, {"studio-1": (R4090, R4090), "studio-2": (R5090,)}))
+    found = ledger(stack(PROD, {"studio-1": (R5090, R5090), "studio-2": (R4090,)}))
     lines = fit.stack_text(found, 2000).splitlines()
     assert lines[2].split() == ["of", "weights", "KV", "cache", "activation", "graphs", "engine", "beside", "left"]
     assert [line.split()[0] for line in lines[3:9]] == [
@@ -39,15 +39,13 @@ def test_a_stack_as_a_table() -> None:
     assert len({len(line) for line in (lines[3], lines[5], lines[7])}) == 1, "columns stand under each other"
     text = "\n".join(lines)
     assert "large-0 on 2 GPUs of studio-1: fits" in text
-    assert (
-        "tokens of KV cache, 131,072 bytes each on a GPU: 1.4 requests of 16,384 tokens at once, 11 users at 2,000"
-        in text
-    )
+    assert "about 86,528 tokens of KV cache, 72,192 at least, 131,072 bytes each on a GPU" in text
+    assert "about 5.3 requests of 16,384 tokens at once, 32 users at 2,000" in text
     assert "in 4 bits: 9.2 GiB of weights" in text
 
 
 def test_each_gpus_figures_sum_to_the_card() -> None:
-    data = fit.stack_data(ledger(stack(PROD, {"studio-1": (R4090, R4090), "studio-2": (R5090,)})), 2000)
+    data = fit.stack_data(ledger(stack(PROD, {"studio-1": (R5090, R5090), "studio-2": (R4090,)})), 2000)
     assert len(data["gpus"]) == 3
     for gpu in data["gpus"]:
         parts = [sum(value for key, value in model.items() if key.endswith("_mib")) for model in gpu["models"]]
@@ -58,7 +56,7 @@ def test_each_gpus_figures_sum_to_the_card() -> None:
 
 
 def test_what_is_not_counted_says_why() -> None:
-    found = ledger(stack(PROD, {"studio-1": (R4090, R4090), "studio-2": (R5090,)}, unlocked=("large",)))
+    found = ledger(stack(PROD, {"studio-1": (R5090, R5090), "studio-2": (R4090,)}, unlocked=("large",)))
     assert "large-0 on 2 GPUs of studio-1: not counted, because someone/Qwen3-32B-FP8 is not locked" in fit.stack_text(
         found, 2000
     )
@@ -83,7 +81,7 @@ def test_a_model_that_is_not_deployed(
     data: dict[str, Any] = json.loads(capsys.readouterr().out)
     assert data["verdict"] == ("no" if status else "fits")
     assert f"{data['kv_tokens']:,} tokens of KV cache" in text
-    assert data["typical_users"] == (0 if status else 14)
+    assert data["typical_users"] == (0 if status else 16)
 
 
 def test_a_lock_knows_its_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ BESIDE_EACH_OTHER = {
     "large": {"shape": "Qwen3-32B-FP8", "on": [("studio-1", [0, 1])], "max_model_len": 16384, "max_num_seqs": 32},
     "small": {"shape": "Qwen3-8B", "on": [("studio-2", [0])], "max_model_len": 16384, "max_num_seqs": 32},
 }
-HOSTS = {"studio-1": (R4090, R4090), "studio-2": (R4090,)}
+HOSTS = {"studio-1": (R5090, R5090), "studio-2": (R4090,)}
 
 
 def told(found: tuple[Found, ...]) -> list[str]:
@@ -142,16 +142,18 @@ def test_what_is_left_is_the_whole_less_all_promises() -> None:
     assert [placed.model for placed in account.placed] == ["model-0", "model-1"]
 
 
-def test_a_context_between_promise_and_expectation_is_tight() -> None:
+@pytest.mark.parametrize("beyond", ["what is sure", "what is expected"])
+def test_a_context_that_may_or_may_not_start_is_tight(beyond: str) -> None:
     found = ledger(one("Qwen3-8B", R4090, max_model_len=128)).placed[0].fit
     assert found
-    longest = found.longest
-    spec = one("Qwen3-8B", R4090, max_model_len=longest + 16)
+    length = (found.longest if beyond == "what is sure" else found.tokens) + 128
+    spec = one("Qwen3-8B", R4090, max_model_len=length)
     assert ledger_problems(spec) == ()
     path, says, write = only(ledger_warnings(spec))
     assert dotted(path) == "models.chat.max_model_len"
     assert "is tight" in says
-    assert write == f"write `max_model_len: {longest // 1024 * 1024}` to be sure"
+    assert "may be 0.5 too low or 1.8 too high" in says
+    assert write == f"write `max_model_len: {found.longest // 1024 * 1024}` to be sure"
 
 
 @pytest.mark.parametrize(
