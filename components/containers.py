@@ -168,7 +168,8 @@ def run_container(plan: ContainerPlan, runtime: Runtime, opts: ResourceOptions) 
                 depends_on=depends,
                 delete_before_replace=not plan.comes_back,
                 hooks=way_back(plan, names.docker(plan.service), runtime.shell) if plan.comes_back else None,
-                replace_on_changes=["healthcheck"],
+                # The provider calls a changed mount an update, and then changes nothing.
+                replace_on_changes=["healthcheck", "mounts"],
                 custom_timeouts=pulumi.CustomTimeouts(create=f"{plan.ready_within_s + 120}s"),
             ),
         ),
@@ -186,6 +187,8 @@ def _config_files(plan: ContainerPlan, runtime: Runtime, opts: ResourceOptions) 
 
     Docker refuses to copy files into a container whose root is read-only, so a second container of the
     same image, never started, takes the uploads. Returns the volume's name and that container.
+
+    What is deleted first takes its dependents with it: nothing is where the container before must be able to come back.
     """
     names = runtime.names
     digest = hashlib.sha256(json.dumps(dict(plan.files), sort_keys=True).encode()).hexdigest()[:8]
@@ -195,11 +198,12 @@ def _config_files(plan: ContainerPlan, runtime: Runtime, opts: ResourceOptions) 
         name=f"{names.docker(service)}-{digest}",
         driver="local",
         labels=_volume_labels(names, plan.component, service),
-        opts=opts,
+        # Pulumi's plugin deletes first what has a name, unless told otherwise.
+        opts=ResourceOptions.merge(opts, ResourceOptions(delete_before_replace=False)) if plan.comes_back else opts,
     )
     carrier = docker.Container(
         f"{service}-carrier",
-        name=names.docker(service),
+        name=names.docker(f"{plan.service}-{digest}-files" if plan.comes_back else service),
         image=plan.image,
         # Never run; without a command Docker refuses images that have none.
         command=["true"],
@@ -214,7 +218,7 @@ def _config_files(plan: ContainerPlan, runtime: Runtime, opts: ResourceOptions) 
             docker.ContainerUploadArgs(file=f"{FILES_DIR}/{name}", content=text, permissions="0444")
             for name, text in sorted(plan.files.items())
         ],
-        opts=ResourceOptions.merge(opts, ResourceOptions(delete_before_replace=True)),
+        opts=ResourceOptions.merge(opts, ResourceOptions(delete_before_replace=not plan.comes_back)),
     )
     return volume.name, carrier
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pulumi import automation
+from pulumi.runtime._callbacks import _CallbackServicer
 
 from tests.hosts.host import login
 from tests.hosts.plugin import install
@@ -46,13 +47,18 @@ class Project:
         self._stack = automation.create_stack(
             "test",
             project_name="test",
-            program=lambda: self.program(self.inputs),
+            program=self._run,
             opts=automation.LocalWorkspaceOptions(
                 env_vars=env,
                 work_dir=str(self.folder),
                 pulumi_command=automation.PulumiCommand(root=str(found.bin_dir.parent)),
             ),
         )
+
+    def _run(self) -> None:
+        # The SDK ends servers of hooks with every program, also those of programs before it, whose event loop is gone.
+        _CallbackServicer._servicers.clear()
+        self.program(self.inputs)
 
     def up(self) -> Mapping[str, int]:
         """Operation → number of resources. Raises automation.CommandError."""
