@@ -10,11 +10,13 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from planning.hosts.drift import Difference, differences, repairs
+from planning.hosts.gate import gate_problems
 from planning.hosts.plan import StepName
-from stack_configs.load import ROOT
+from stack_configs.load import ROOT, located
 from stack_configs.problems import SpecError
 from stack_configs.schema.facts import Facts
 from tools.facts import ask_all, chosen
@@ -28,14 +30,14 @@ def run(stack: str, only: str | None, root: Path, *, raise_counters: bool = True
     """The command; its exit status."""
     try:
         spec = load_stack(stack, root)
+        # By the spec alone: what it asks for must be in the version set before anything can be compared with it.
+        if refused := gate_problems(spec.model_copy(update={"facts": {}}), datetime.now(UTC)):
+            raise SpecError(located(stack, refused, root))
     except SpecError as error:
         print(error, file=sys.stderr)
         return 2
     over_ssh = {name: host for name, host in spec.file.hosts.items() if host.connection.kind == "ssh"}
     hosts = chosen(stack, only, over_ssh)
-    if spec.host_versions is None:
-        print(f"the version set {spec.file.versions} has no `hosts:`, so there is nothing to compare", file=sys.stderr)
-        return 2
     answers = ask_all(hosts)
     asked = {name: facts for name, facts in answers.items() if isinstance(facts, Facts)}
     before = spec.facts

@@ -113,3 +113,17 @@ def test_a_host_that_cant_be_asked_or_read_ends_with_2(
 ) -> None:
     assert run(monkeypatch, {HOST: answer}, tmp_path) == 2
     assert capsys.readouterr().err.startswith(told)
+
+
+def test_a_spec_that_the_gate_refuses_is_told_and_nobody_is_asked(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "stack_configs").mkdir()
+    (tmp_path / "stack_configs" / "prod.yaml").write_text(
+        f"hosts:\n  {HOST}:\n    driver:\n      branch: '585'\n", encoding="utf-8"
+    )
+    unknown = shaped.spec(shaped.host(driver={"branch": "585"}))
+    assert run(monkeypatch, {}, tmp_path, unknown) == 2
+    said = capsys.readouterr()
+    assert "stack_configs/prod.yaml:4  hosts.studio-1.driver.branch\n    585 is not in the version set" in said.err
+    assert said.out == ""
