@@ -245,9 +245,10 @@ def _gateway(services: list[Change], stops: Mapping[str, str]) -> list[str]:
 
 
 def problems(preview: Mapping[str, Any]) -> list[str]:
-    """Error messages that Pulumi or the program gave."""
+    """Error messages that Pulumi or the program gave, but for those that only say that there was one."""
     told = [str(d.get("message", "")).strip() for d in preview.get("diagnostics") or [] if d.get("severity") == "error"]
-    return list(dict.fromkeys(t for t in told if t and "KeyboardInterrupt" not in t and "preview failed" not in t))
+    empty = ("KeyboardInterrupt", "preview failed", "program exited with non-zero exit code")
+    return list(dict.fromkeys(t for t in told if t and not any(words in t for words in empty)))
 
 
 def warnings(preview: Mapping[str, Any]) -> list[str]:

@@ -145,6 +145,7 @@ def test_errors_are_told_without_the_language_hosts_traceback() -> None:
     preview = {
         "diagnostics": [
             {"severity": "error", "message": "Traceback …\nKeyboardInterrupt"},
+            {"severity": "error", "message": "an unhandled error occurred: program exited with non-zero exit code: 1"},
             {"severity": "error", "message": "preview failed"},
             {"severity": "error", "message": "stack_configs/dev.yaml:5 models.chat"},
             {"severity": "warning", "message": "warning: Grafana is left out"},
