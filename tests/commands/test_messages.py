@@ -96,6 +96,20 @@ Outputs:
     )
 
 
+def test_of_a_run_that_could_not_be_written_down_the_last_error_is_told() -> None:
+    out = """
+Diagnostics:
+  pulumi:pulumi:Stack (inference-stack-dev):
+    warning: Grafana is left out
+
+Resources:
+    29 unchanged
+
+error: saving update info: write dev.json: no space left on device
+"""
+    assert up.pulumi_errors(out) == "error: saving update info: write dev.json: no space left on device"
+
+
 OUTPUTS: dict[str, Any] = {
     "url": "http://127.0.0.1:8080/v1",
     "models": ["chat", "small"],
