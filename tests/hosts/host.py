@@ -221,7 +221,7 @@ def bare_hosts(
 
 
 def _host_key(container: str) -> str:
-    argv = ("docker", "exec", container, "cat", "/etc/ssh/ssh_host_ed25519_key.pub")
+    argv = ("docker", "exec", container, "cat", "/etc/ssh/this-host.pub")
     return _run(*argv, check=False).stdout
 
 

@@ -42,9 +42,10 @@ def test_a_host_can_have_a_user_without_sudo() -> None:
         assert host.ssh("sudo -n true", check=False).returncode != 0
 
 
-def test_another_host_key_is_refused(host: Host) -> None:
-    real = host.host_key
-    host.host_key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJustAnotherKeyThatNobodyHasxxxxxxxxxxxxxxxx"
+def test_each_host_has_a_key_of_its_own_and_another_one_is_refused(host: Host) -> None:
+    with bare_host("other") as other:
+        real, host.host_key = host.host_key, other.host_key
+    assert real != host.host_key
     try:
         refused = host.ssh("true", check=False)
     finally:
