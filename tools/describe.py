@@ -30,7 +30,8 @@ def describe(stack: str) -> dict[str, Any]:
     config = (yaml.safe_load(text) or {}).get("config") or {}
     chosen = {key.removeprefix("inference-stack:"): value for key, value in config.items()}
     return {
-        "local": all(h.get("connection", {}).get("kind") == "local" for h in data.get("hosts", {}).values()),
+        "over_ssh": [n for n, h in data.get("hosts", {}).items() if h.get("connection", {}).get("kind") == "ssh"],
+        "gateway_host": (data.get("gateway") or {}).get("host") or next(iter(data.get("hosts", {})), None),
         "keys": list(data.get("gateway", {}).get("keys", {})),
         "ports": _ports(data),
         "repos": sorted({m["source"]["repo"] for m in data.get("models", {}).values() if "source" in m}),

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-from tools.setup import down, paths, state, venv
+from tools.setup import down, over_ssh, paths, state, venv
 from tools.setup.progress import NO_SPACE, SetupError, run_step
 from tools.setup.up import parts, up
 
@@ -37,7 +37,7 @@ def _told(error: OSError) -> SetupError:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python3 -m tools.setup", description="Set up and run a local stack.")
+    parser = argparse.ArgumentParser(prog="python3 -m tools.setup", description="Set up and run a stack.")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, help_ in (
         ("up", "get every part, run `pulumi up`, ask a question"),
@@ -57,6 +57,8 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         match args.command:
+            case "up" if over_ssh.is_over_ssh(args.stack):
+                over_ssh.up(args.stack)
             case "up":
                 up(args.stack)
             case "down":

@@ -33,30 +33,38 @@ def image_way(wanted: dict[str, Any], versions: VersionSet, step: Step) -> image
 
 
 def make(stack: str, wanted: dict[str, Any], way: str, step: Step, env: dict[str, str]) -> None:
-    """Write what isn't decided yet into the stack's config. Secrets pass through stdin only."""
-
-    def put(key: str, value: str, *flags: str) -> None:
-        state.pulumi(step, env, "config", "set", "-s", stack, f"inference-stack:{key}", *flags, stdin=value)
-
+    """Write what isn't decided yet into the stack's config."""
     made: list[str] = []
     if wanted["images"] != way:
-        put("images", way)
+        _put(stack, step, env, "images", way)
         made.append(f"images: {way}")
     if not wanted["weights"]:
         weights = "hub" if hub_answers(wanted["repos"]) else "random"
-        put("weights", weights)
+        _put(stack, step, env, "weights", weights)
         made.append(f"weights: {weights}")
     if wanted["gpus"] is None:
         found = usable_gpus()
-        put("gpus", json.dumps(found))
+        _put(stack, step, env, "gpus", json.dumps(found))
         made.append(f"GPUs: {len(found)}")
+    made += make_keys(stack, wanted, step, env)
+    step.note = ("decided " + ", ".join(made)) if made else "as decided before"
+
+
+def make_keys(stack: str, wanted: dict[str, Any], step: Step, env: dict[str, str]) -> list[str]:
+    """Make the API keys that the stack has none for yet; what was made, in words. Secrets pass through stdin only."""
+    made: list[str] = []
     for name in wanted["keys"]:
         if name not in wanted["key_hashes"]:
             key = f"sk-{secrets.token_urlsafe(32)}"
-            put(f"keys.{name}", key, "--path", "--secret")
-            put(f"key-hashes.{name}", hashlib.sha256(key.encode()).hexdigest(), "--path", "--plaintext")
+            _put(stack, step, env, f"keys.{name}", key, "--path", "--secret")
+            digest = hashlib.sha256(key.encode()).hexdigest()
+            _put(stack, step, env, f"key-hashes.{name}", digest, "--path", "--plaintext")
             made.append(f"key {name}")
-    step.note = ("decided " + ", ".join(made)) if made else "as decided before"
+    return made
+
+
+def _put(stack: str, step: Step, env: dict[str, str], key: str, value: str, *flags: str) -> None:
+    state.pulumi(step, env, "config", "set", "-s", stack, f"inference-stack:{key}", *flags, stdin=value)
 
 
 def hub_answers(repos: list[str]) -> bool:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tools.setup import paths, recover, state
+from tools.setup import over_ssh, paths, recover, state
 from tools.setup.progress import SetupError, Step, run_step
 from tools.setup.up import secret_keys
 
@@ -19,15 +19,21 @@ IMAGE_LABEL = "inference-stack.image"
 def down(stack: str) -> None:
     """Destroy what `up` made; the model cache, config and keys stay."""
     env = state.ready()
+    remote = over_ssh.is_over_ssh(stack)
 
     def destroy(step: Step) -> None:
-        recover.recover(stack, step, env)
+        recover.recover(stack, step, env, over_ssh=remote)
         with recover.noted(stack):
             state.pulumi(step, env, "destroy", "--yes", "--skip-preview", "-s", stack)
         step.note = "containers, networks and volumes are gone"
 
     run_step("pulumi destroy", destroy)
-    print(f"Kept: the model cache (volume inference-{stack}-models), keys and choices. `make clean` removes the cache.")
+    if remote:
+        print("Kept: weights on the hosts, and what `when_removed` keeps: drivers, Docker, data.")
+    else:
+        print(
+            f"Kept: the model cache (volume inference-{stack}-models), keys, choices. `make clean` removes the cache."
+        )
 
 
 def clean(stack: str) -> None:

@@ -30,7 +30,12 @@ PULUMI = "3.259.0"
 """Equal to the SDK's version in pyproject.toml."""
 DOCKER_PLUGIN = "5.1.0"
 """Equal to pulumi-docker's version in pyproject.toml."""
+COMMAND_PLUGIN = "1.2.1"
+"""Equal to pulumi-command's version in pyproject.toml."""
 PLUGIN_BINARY = "pulumi-resource-docker"
+COMMAND_BINARY = "pulumi-resource-command"
+PLUGINS = {"plugin": f"resource-docker-v{DOCKER_PLUGIN}", "command": f"resource-command-v{COMMAND_PLUGIN}"}
+"""Part of the download → its folder below `plugins`."""
 LANGUAGE_HOST = "3.75.0"
 """The last SDK module that carries the Python language host; the protocol has stayed the same."""
 
@@ -127,11 +132,36 @@ def copy_plugin(engine: Engine, pulumi_home: Path) -> None:
     A copy, since other programs will find it there too, and must not lose it to `make clean`.
     """
     folder = _installed(engine, pulumi_home)
-    if (folder / PLUGIN_BINARY).exists():
+    if not (folder / PLUGIN_BINARY).exists():
+        _copy(engine.plugin, folder)
+
+
+def ensure_command_plugin(step: Step, pulumi_home: Path) -> None:
+    """Have Pulumi's command plugin below `pulumi_home`: stacks with hosts over SSH need it. Raises SetupError.
+
+    It is there or downloaded: what a build of it needs is in no Go module.
+    """
+    folder = pulumi_home / "plugins" / PLUGINS["command"]
+    step.note = f"command plugin {COMMAND_PLUGIN}"
+    if (folder / COMMAND_BINARY).exists():
         return
+    cached = paths.cache() / "engine" / f"download-command-{COMMAND_PLUGIN}"
+    if not (cached / "complete").exists():
+        try:
+            _download(step, cached, ("command",))
+        except Unreachable as error:
+            raise step.fail(
+                f"Pulumi's command plugin {COMMAND_PLUGIN}, which prepares hosts, can't be had: {error}",
+                "let this machine reach it, or a mirror named by INFERENCE_STACK_PULUMI_DOWNLOADS; or copy the folder "
+                f"{folder} from a machine where `pulumi plugin install resource command {COMMAND_PLUGIN}` works",
+            ) from error
+    _copy(cached / "plugins" / PLUGINS["command"], folder)
+
+
+def _copy(plugin: Path, folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _scratch(folder) as scratch:
-        shutil.copytree(engine.plugin, scratch, dirs_exist_ok=True)
+        shutil.copytree(plugin, scratch, dirs_exist_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
         scratch.rename(folder)
 
@@ -165,7 +195,7 @@ def _version(pulumi: str) -> str:
 
 
 def _download(step: Step, folder: Path, parts: Sequence[str]) -> None:
-    """The CLI with its language hosts, and the plugin, each checked against the sums published beside it."""
+    """The CLI with its language hosts, and plugins, each checked against the sums published beside it."""
     machine = {"x86_64": "x64", "aarch64": "arm64"}.get(platform.machine())
     if machine is None:
         raise Unreachable(f"there is none for {platform.machine()}")
@@ -175,6 +205,10 @@ def _download(step: Step, folder: Path, parts: Sequence[str]) -> None:
         "plugin": (
             f"plugins/pulumi-resource-docker-v{DOCKER_PLUGIN}-linux-{arch}.tar.gz",
             f"plugins/pulumi-docker_{DOCKER_PLUGIN}_checksums.txt",
+        ),
+        "command": (
+            f"plugins/pulumi-resource-command-v{COMMAND_PLUGIN}-linux-{arch}.tar.gz",
+            f"plugins/pulumi-command_{COMMAND_PLUGIN}_checksums.txt",
         ),
     }
     with _scratch(folder) as scratch:
@@ -192,7 +226,8 @@ def _download(step: Step, folder: Path, parts: Sequence[str]) -> None:
             archive.unlink()
             sums.unlink()
         (scratch / "plugins").mkdir()
-        (scratch / "plugin").rename(scratch / "plugins" / f"resource-docker-v{DOCKER_PLUGIN}")
+        for part in PLUGINS.keys() & parts:
+            (scratch / part).rename(scratch / "plugins" / PLUGINS[part])
         if "cli" in parts:
             (scratch / "cli" / "pulumi").rename(scratch / "bin")
             (scratch / "cli").rmdir()

@@ -10,11 +10,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
+import shlex
 import signal
 import socket
 import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -36,6 +39,8 @@ ORPHAN_S = 30
 """Seconds that a left-over Pulumi has to save its state."""
 WRITE_S = 1
 """Seconds that writing a lock takes at most."""
+ASK_S = 40
+"""Seconds for a host over SSH to say anything at all; ssh itself gives up before."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,8 @@ class Found:
     created: float = 0.0
     """Seconds since 1970."""
     failed_job: bool = False
+    on: tuple[str, ...] = ()
+    """Words before a command that run it where the object is; none for this machine."""
 
 
 @dataclass(frozen=True)
@@ -87,11 +94,12 @@ def decide(
     alive: Iterable[int],
     here: str,
     latest: Mapping[str, Any],
-    objects: Sequence[Found],
+    objects: Sequence[Found] | None,
     began: float | None,
 ) -> Plan:
     """Pure: from locks, living processes, the state's latest deployment and Docker's objects to what is to be done.
 
+    `objects` is None where nobody can know them all, since a host is away: then nothing is concluded from them.
     `began` is when a run of `make up` or `make down` began that did not end well (seconds since 1970), else None.
     """
     running = set(alive)
@@ -100,6 +108,8 @@ def decide(
     living = next((lock for lock in locks if lock not in dead), None)
     if living:
         return Plan(living=living)
+    if objects is None:
+        return Plan(cancel=bool(dead))
     managed = {r["id"] for r in latest.get("resources") or [] if r.get("id")}
     pending = list(latest.get("pending_operations") or [])
     half_made = {
@@ -130,8 +140,11 @@ def decide(
     )
 
 
-def recover(stack: str, step: Step, env: Mapping[str, str]) -> None:
-    """Clear a dead run's lock, processes, strays and pending operations. Raises SetupError for a living one."""
+def recover(stack: str, step: Step, env: Mapping[str, str], *, over_ssh: bool = False) -> None:
+    """Clear a dead run's lock, processes, strays and pending operations. Raises SetupError for a living one.
+
+    `over_ssh`: the stack's containers are on other machines.
+    """
     if not state.is_local_backend(dict(env)):
         step.note = "the backend is not this clone's: Pulumi itself looks after its locks"
         return
@@ -147,7 +160,8 @@ def recover(stack: str, step: Step, env: Mapping[str, str]) -> None:
     _end_orphans(stack, step, env)
     held = locks(stack)
     began = _began(stack)
-    plan = decide(held, _alive(held), socket.gethostname(), latest, objects(stack), began)
+    there = _objects_over_ssh(stack, step) if over_ssh else objects(stack)
+    plan = decide(held, _alive(held), socket.gethostname(), latest, there, began)
     if plan.living:
         lock = plan.living
         raise step.fail(
@@ -166,13 +180,13 @@ def recover(stack: str, step: Step, env: Mapping[str, str]) -> None:
     for found in plan.remove:
         step.say(f"removing the {found.kind} {found.name}")
         force = ["--force"] if found.kind == "container" else []
-        _docker(found.kind, "rm", *force, found.ident)
+        _docker(found.kind, "rm", *force, found.ident, on=found.on)
     for found in plan.back:
         name = found.name.split(PREVIOUS)[0]
         step.say(f"its replacement was cut off: {name} serves again")
         # Before the refresh, which deletes a container that should run and doesn't.
-        _docker("rename", found.ident, name)
-        _docker("start", found.ident)
+        _docker("rename", found.ident, name, on=found.on)
+        _docker("start", found.ident, on=found.on)
     if plan.refresh:
         step.say("comparing the state with Docker")
         state.pulumi(step, dict(env), "refresh", "--yes", "--clear-pending-creates", "--skip-preview", "-s", stack)
@@ -227,13 +241,39 @@ def torn_locks(stack: str) -> list[Path]:
     return found
 
 
-def objects(stack: str) -> list[Found]:
-    """Every Docker object that carries the stack's label, but the model cache."""
+def _objects_over_ssh(stack: str, step: Step) -> list[Found] | None:
+    """`objects` of every host that earlier runs knew; None where one can't be reached."""
+    config = ssh_config(stack)
+    file = paths.REPO / config
+    known = re.findall(r"^Host (\S+)$", file.read_text(), re.MULTILINE) if file.exists() else []
+    hosts = [name for name in known if not name.startswith("jump-to-")]
+
+    def ask(host: str) -> list[Found] | None:
+        on = ("ssh", "-F", config, "-T", host, "--")
+        reached = subprocess.run([*on, "true"], cwd=paths.REPO, capture_output=True, check=False, timeout=ASK_S)
+        return objects(stack, on) if reached.returncode == 0 else None
+
+    with ThreadPoolExecutor(len(hosts) or 1) as pool:
+        answers = list(pool.map(ask, hosts))
+    away = [host for host, answer in zip(hosts, answers, strict=True) if answer is None]
+    if away:
+        step.say(f"not looked for what earlier runs left, since {', '.join(away)} can't be reached")
+        return None
+    return [found for answer in answers for found in answer or ()]
+
+
+def ssh_config(stack: str) -> str:
+    """Where the program writes ssh's configuration (components/ssh.py), relative to the repository."""
+    return f".state/ssh/{stack}/config"
+
+
+def objects(stack: str, on: tuple[str, ...] = ()) -> list[Found]:
+    """Every Docker object that carries the stack's label, but the model cache. `on`: see Found."""
     label = f"label={STACK_LABEL}={stack}"
     found = []
     for kind, every in (("container", ["--all"]), ("network", []), ("volume", [])):
-        names = _docker(kind, "ls", *every, "--quiet", "--filter", label).split()
-        rows = json.loads(_docker(kind, "inspect", *names) or "[]") if names else []
+        names = _docker(kind, "ls", *every, "--quiet", "--filter", label, on=on).split()
+        rows = json.loads(_docker(kind, "inspect", *names, on=on) or "[]") if names else []
         for row in rows:
             name = row["Name"].removeprefix("/")
             if kind == "volume" and name.endswith(KEPT_VOLUME):
@@ -249,6 +289,7 @@ def objects(stack: str) -> list[Found]:
                     failed_job=labels.get(JOB_LABEL) == "true"
                     and status.get("Status") == "exited"
                     and status.get("ExitCode") != 0,
+                    on=on,
                 )
             )
     return found
@@ -296,8 +337,10 @@ def _began(stack: str) -> float | None:
         return None
 
 
-def _docker(*args: str) -> str:
-    return subprocess.run(["docker", *args], capture_output=True, text=True, check=False).stdout
+def _docker(*args: str, on: tuple[str, ...] = ()) -> str:
+    words = ["docker", *args]
+    argv = [*on, shlex.join(words)] if on else words
+    return subprocess.run(argv, cwd=paths.REPO, capture_output=True, text=True, check=False).stdout
 
 
 def _alive(held: Iterable[Lock]) -> list[int]:

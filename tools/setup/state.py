@@ -35,7 +35,7 @@ def prepare(found: engine.Engine) -> None:
     else:
         NO_DOWNLOADS.unlink(missing_ok=True)
     on_path = [found.bin_dir]
-    home = Path(environment().get("PULUMI_HOME", Path.home() / ".pulumi"))
+    home = pulumi_home(environment())
     if home == OWN_HOME:
         engine.link_plugin(found, home)
     elif found.built:
@@ -52,6 +52,11 @@ def environment() -> dict[str, str]:
         ["sh", "-c", ". ./activate && env -0"], cwd=paths.REPO, capture_output=True, text=True, check=True
     )
     return dict(item.split("=", 1) for item in shell.stdout.split("\0") if "=" in item)
+
+
+def pulumi_home(env: dict[str, str]) -> Path:
+    """Where Pulumi looks for plugins."""
+    return Path(env.get("PULUMI_HOME", Path.home() / ".pulumi"))
 
 
 def ready() -> dict[str, str]:

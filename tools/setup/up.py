@@ -36,7 +36,7 @@ def up(stack: str) -> None:
     run_step("Stack and choices", stack_ready)
     run_step("Earlier runs", lambda step: recover.recover(stack, step, env))
     run_step("pulumi up", lambda step: _pulumi_up(stack, step, env))
-    outputs = run_step("Outputs", lambda step: _outputs(stack, step, env))
+    outputs = run_step("Outputs", lambda step: read_outputs(stack, step, env))
     key = outputs.pop("key")
     answer = run_step("First question", lambda step: _ask(stack, step, outputs, key))
     print(report(stack, outputs, answer, time.monotonic() - started))
@@ -64,11 +64,6 @@ def parts(stack: str) -> tuple[dict[str, Any], str, engine.Engine]:
         # From here on what needs YAML and the schema can be imported: .venv was made with this interpreter.
         site.addsitedir(sysconfig.get_path("purelib", vars={"base": str(paths.VENV)}))
         wanted = state.describe(stack, step)
-        if not wanted["local"]:
-            raise step.fail(
-                f"the stack {stack} has hosts other than this machine",
-                f"`. ./activate && pulumi preview -s {stack}` shows what it would do; `make up` is for local stacks",
-            )
         answer["wanted"] = wanted
         versions = images.version_set(wanted["versions"])
         decision = choices.image_way(wanted, versions, step)
@@ -197,7 +192,7 @@ def _logs(container: str, lines: int) -> str:
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
-def _outputs(stack: str, step: Step, env: dict[str, str]) -> dict[str, Any]:
+def read_outputs(stack: str, step: Step, env: dict[str, str]) -> dict[str, Any]:
     """The stack's outputs and, under `key`, the first API key. The key reaches no log."""
     outputs: dict[str, Any] = {}
     jobs: dict[str, Callable[[], str]] = {
@@ -276,10 +271,18 @@ def report(stack: str, outputs: dict[str, Any], answer: str, seconds: float) -> 
     lines += [
         "",
         "  Try next:",
-        f'    curl {outputs["url"]}/chat/completions -H "Authorization: Bearer $(make -s key{say})" \\',
-        "      -H 'Content-Type: application/json' \\",
-        f'      -d \'{{"model": "{outputs["models"][0]}", "messages": [{{"role": "user", "content": "Hello"}}]}}\'',
+        *example(stack, outputs["url"], outputs["models"][0]),
         f"    edit stack_configs/{stack}.yaml, then `make preview{say}` and `make up{say}`",
         f"    make logs{say}   make down{say}",
     ]
     return "\n".join(lines)
+
+
+def example(stack: str, url: str, model: str) -> list[str]:
+    """A question to try, as a command of three lines."""
+    say = f" STACK={stack}" if stack != "dev" else ""
+    return [
+        f'    curl {url}/chat/completions -H "Authorization: Bearer $(make -s key{say})" \\',
+        "      -H 'Content-Type: application/json' \\",
+        f'      -d \'{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello"}}]}}\'',
+    ]
