@@ -130,13 +130,14 @@ def decide(
     remove = sorted([*stray, *failed], key=lambda o: ("container", "network", "volume").index(o.kind))
     names = {o.name for o in objects if o not in remove}
     aside = [o for o in objects if o.kind == "container" and PREVIOUS in o.name and o.ident in managed]
+    back = [o for o in aside if o.name.split(PREVIOUS)[0] not in names]
     return Plan(
         cancel=bool(dead),
         remove=tuple(remove),
-        back=tuple(o for o in aside if o.name.split(PREVIOUS)[0] not in names),
+        back=tuple(back),
         foreign=tuple(foreign),
         gone=tuple(str(r["inputs"].get("name")) for r in gone),
-        refresh=bool(dead or pending or remove or gone),
+        refresh=bool(dead or pending or remove or gone or back),
     )
 
 
@@ -195,6 +196,7 @@ def recover(stack: str, step: Step, env: Mapping[str, str], *, over_ssh: bool = 
             if plan.cancel or plan.remove or began or not plan.gone
             else f"state refreshed, since somebody removed {', '.join(plan.gone)}"
         )
+        step.note += "".join(f"; {found.name.split(PREVIOUS)[0]} serves again" for found in plan.back)
     if plan.foreign:
         names = ", ".join(found.name for found in plan.foreign[:4]) + (" …" if len(plan.foreign) > 4 else "")
         raise step.fail(
