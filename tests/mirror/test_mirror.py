@@ -38,14 +38,16 @@ class Site:
     """By the first `make up`."""
 
     def with_fresh_cache(self, name: str) -> "Site":
-        return replace(self, clone=replace(self.clone, env={**self.clone.env, **cache_of(self.cache.parent / name)}))
+        cache, env = make_cache(self.cache.parents[1] / name)
+        return replace(self, cache=cache, clone=replace(self.clone, env={**self.clone.env, **env}))
 
 
-def cache_of(path: Path) -> dict[str, str]:
-    """The setting of an empty cache, with the mark that this machine needs no room to build images."""
-    path.mkdir()
-    (path / "images-built").touch()
-    return {"INFERENCE_STACK_CACHE": str(path)}
+def make_cache(folder: Path) -> tuple[Path, dict[str, str]]:
+    """An empty cache below `folder` and its setting, with the mark that this machine needs no room to build images."""
+    cache = folder / "inference-stack"
+    cache.mkdir(parents=True)
+    (cache / "images-built").touch()
+    return cache, {"INFERENCE_STACK_CACHE": str(folder)}
 
 
 @pytest.fixture(scope="module")
@@ -62,14 +64,15 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     try:
         pins = push_images(registry, scratch / "stand-in")
         env = {"INFERENCE_STACK_PULUMI_DOWNLOADS": downloads.url, "HF_ENDPOINT": NOBODY}
-        clone = make_clone(scratch / "clone", stack=STACK, ports=PORTS, env={**env, **cache_of(scratch / "cache")})
+        cache, setting = make_cache(scratch / "cache")
+        clone = make_clone(scratch / "clone", stack=STACK, ports=PORTS, env={**env, **setting})
         if shutil.which("pulumi", path=clone.env["PATH"]):
             pytest.skip("a pulumi on PATH is taken before any download")
         write_versions(clone, pins)
         clone.edit(r'^versions: ".*"$', f'versions: "{VERSIONS}"')
         clone.edit(r"^  grafana:\n    port: \d+\n", "")
         remove_leftovers(STACK)
-        yield Site(clone, downloads, registry, pins, scratch / "cache", clone.setup("up").stdout)
+        yield Site(clone, downloads, registry, pins, cache, clone.setup("up").stdout)
     finally:
         if clone:
             clone.setup("down", check=False)
@@ -142,13 +145,14 @@ def test_an_engine_with_a_wrong_checksum_is_refused(site: Site) -> None:
     good, before = archive.read_bytes(), container_ids(STACK)
     archive.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
     try:
-        refused = site.with_fresh_cache("tampered").clone.setup("up", check=False)
+        tampered = site.with_fresh_cache("tampered")
+        refused = tampered.clone.setup("up", check=False)
     finally:
         archive.write_bytes(good)
     assert refused.returncode != 0
     assert f"{archive.name} from {site.downloads.url.rstrip('/')} is not what its checksum says" in refused.stderr
     assert "nothing of it was kept" in refused.stderr
-    assert list((site.cache.parent / "tampered/engine").iterdir()) == []
+    assert list((tampered.cache / "engine").iterdir()) == []
     assert container_ids(STACK) == before
 
 
@@ -185,7 +189,7 @@ def test_without_mirrors_pulumi_is_built_and_the_running_stack_stays(alone: Site
     assert "registry, as decided before; all there" in line(said, "Images")
     assert "answered" in said
     assert container_ids(STACK) == before
-    (built,) = (alone.cache.parent / "alone/engine").glob("go-*")
+    (built,) = (alone.cache / "engine").glob("go-*")
     found = alone.clone.run(
         "bash", "-c", '. ./activate && readlink -f "$(command -v pulumi)" "$PULUMI_HOME"/plugins/*/*'
     )

@@ -51,7 +51,7 @@ def server(served: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Downloads]
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache and logs of this test's own, no pulumi on PATH, and a Go build that mustn't happen."""
-    monkeypatch.setenv("INFERENCE_STACK_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("INFERENCE_STACK_CACHE", str(tmp_path))
     monkeypatch.setattr(paths, "LOGS", tmp_path / "logs")
     monkeypatch.setattr(paths, "TIMINGS", tmp_path / "timings.json")
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
@@ -60,7 +60,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         pytest.fail("built from Go although the download answers")
 
     monkeypatch.setattr(engine, "_build", no_build)
-    return tmp_path / "cache"
+    return tmp_path / "inference-stack"
 
 
 def left_in(cache: Path) -> list[str]:

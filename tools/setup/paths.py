@@ -19,12 +19,12 @@ GO_MODULES = REPO / "tools" / "setup" / "go"
 
 
 def cache() -> Path:
-    """$INFERENCE_STACK_CACHE, else inference-stack in $XDG_CACHE_HOME, else in ~/.cache."""
-    own = os.environ.get("INFERENCE_STACK_CACHE")
-    if own:
-        return Path(own).expanduser().resolve()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "inference-stack"
+    """`inference-stack` in $INFERENCE_STACK_CACHE, else in $XDG_CACHE_HOME, else in ~/.cache.
+
+    A folder of its own below what the user names: `make clean` removes it whole.
+    """
+    own = os.environ.get("INFERENCE_STACK_CACHE") or os.environ.get("XDG_CACHE_HOME")
+    return (Path(own).expanduser() if own else Path.home() / ".cache").resolve() / "inference-stack"
 
 
 CACHE = cache()
