@@ -4,6 +4,7 @@ One container for the module, on two cores; a test that ends it leaves it stoppe
 """
 
 import json
+import re
 import subprocess
 import threading
 import time
@@ -15,11 +16,15 @@ import pytest
 
 from planning.containers import ContainerPlan
 from planning.plans import ModelPlan
+from planning.serving.ledger.architecture import architecture_of
+from planning.serving.ledger.kv import Batch, blocks_in, pool_of, requests_at_once, tokens_in
 from planning.serving.plan import plan_model
 from stack_configs.schema.stack import Image
 from tests.docker_run import Sandbox, docker, inspect, need_image
 from tests.golden.specs import spec, stack_file
 
+LENGTH = 2048
+"""dev.yaml's `max_model_len`."""
 READY_WITHIN_S = 180
 """The promise for two cores."""
 
@@ -77,6 +82,20 @@ def engine(plans: ModelPlan) -> Iterator[Engine]:
 
 def test_it_is_ready_in_time_on_two_cores(engine: Engine) -> None:
     assert engine.ready_after_s < READY_WITHIN_S
+
+
+def test_its_kv_cache_holds_the_tokens_that_the_ledger_counts(engine: Engine, plans: ModelPlan) -> None:
+    """On a CPU the KV cache's memory is given, so that its tokens are exact."""
+    text = engine.up().open("/metrics").read().decode()
+    (line,) = [line for line in text.splitlines() if line.startswith("vllm:cache_config_info{")]
+    said = dict(re.findall(r'(\w+)="([^"]*)"', line))
+    config = json.loads(docker("exec", engine.name, "cat", f"{plans.replicas[0].command[0]}/config.json"))
+    pool = pool_of(architecture_of(config), tensor_parallel=1, kv_bytes=2, block_tokens=int(said["block_size"]))
+    blocks = blocks_in(pool, int(said["kv_cache_memory_bytes"]))
+    batch = Batch(in_flight=4096)
+    assert blocks == int(said["num_gpu_blocks"])
+    assert tokens_in(pool, blocks, LENGTH, batch) == int(said["kv_cache_size_tokens"])
+    assert said["kv_cache_max_concurrency"] == str(requests_at_once(pool, blocks, LENGTH, batch))
 
 
 def test_one_completion_per_start_however_often_it_is_checked(engine: Engine) -> None:
