@@ -23,7 +23,8 @@ preview: ## what would change, what restarts, and for how long
 	@. ./activate && $(PY) -m tools.report --stack $(STACK)
 
 plan: dev ## which models fit, for how many users (STACK=prod, or MODEL=config.json GPU="RTX 4090")
-	$(PY) -m tools.fit $(if $(MODEL),--model $(MODEL) --gpu "$(GPU)",--stack $(STACK)) $(if $(JSON),--json)
+	$(PY) -m tools.fit $(if $(MODEL),--model $(MODEL) --gpu "$(GPU)",--stack $(STACK)) \
+		$(if $(MEASURED),--measured $(MEASURED)) $(if $(JSON),--json)
 
 facts: dev ## ask the stack's hosts over SSH what they are, and keep it under stack_configs/facts (STACK=prod HOST=name)
 	$(PY) -m tools.facts --stack $(STACK) $(if $(HOST),--host $(HOST))

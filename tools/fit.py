@@ -1,6 +1,6 @@
 """`make plan`: what each GPU's memory is promised to, and how many users that serves.
 
-    python -m tools.fit --stack prod [--json]                                  a stack, by its hosts' facts and locks
+    python -m tools.fit --stack prod [--json] [--measured URL]                 a stack, by its hosts' facts and locks
     python -m tools.fit --model config.json --gpu "RTX 4090" [--gpus 2] …      a model that isn't deployed
 
 `--model` takes a model's lock or its config.json. Nothing is asked over the network.
@@ -25,6 +25,7 @@ from planning.serving.ledger.stack import Account, Ledger, Placed, ledger
 from stack_configs.load import ROOT, Settings, load, located
 from stack_configs.problems import Problem, SpecError
 from stack_configs.schema.stack import StackSpec
+from tools import measured
 
 COLUMNS = ("", "of", "weights", "KV cache", "activation", "graphs", "engine", "beside", "left")
 
@@ -252,13 +253,14 @@ def main(argv: list[str] | None = None) -> int:
         "--kv-bytes", type=int, choices=(1, 2), default=2, help="of an element: 1 for --kv-cache-dtype=fp8"
     )
     parser.add_argument("--typical", type=int, default=TYPICAL_TOKENS, help="tokens of a user's request")
+    parser.add_argument("--measured", metavar="URL", help="the stack's Prometheus: compare with what vLLM found")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args(argv)
     if bool(given.stack) == bool(given.model):
         parser.error("give --stack, or --model and --gpu")
     try:
         return _stack(given) if given.stack else _model(given)
-    except (Unusable, SpecError) as error:
+    except (Unusable, SpecError, measured.NoAnswer) as error:
         print(error, file=sys.stderr)
         return 2
 
@@ -278,15 +280,18 @@ def _stack(given: argparse.Namespace) -> int:
     found = ledger(spec)
     problems: tuple[Problem, ...] = located(given.stack, ledger_problems(spec))
     warnings = located(given.stack, ledger_warnings(spec))
+    after = measured.compared(found, measured.tokens(given.measured)) if given.measured else []
     if given.json:
-        told = {"problems": [*map(_told, problems)], "warnings": [*map(_told, warnings)]}
+        told: dict[str, Any] = {"problems": [*map(_told, problems)], "warnings": [*map(_told, warnings)]}
+        if given.measured:
+            told["measured_tokens"] = {f"{one.placed.model}-{one.placed.index}": one.found for one in after}
         print(json.dumps({**stack_data(found, given.typical), **told}, indent=2))
     else:
-        print(stack_text(found, given.typical))
+        print("\n".join([stack_text(found, given.typical), *([""] if after else []), *map(str, after)]))
         for kind, group in (("problem", problems), ("warning", warnings)):
             for one in group:
                 print(f"\n{kind}: {one}")
-    return 1 if problems else 0
+    return 1 if problems or any(one.short for one in after) else 0
 
 
 def _told(problem: Problem) -> dict[str, Any]:
