@@ -187,8 +187,6 @@ def _config_files(plan: ContainerPlan, runtime: Runtime, opts: ResourceOptions) 
 
     Docker refuses to copy files into a container whose root is read-only, so a second container of the
     same image, never started, takes the uploads. Returns the volume's name and that container.
-
-    What is deleted first takes its dependents with it: nothing is where the container before must be able to come back.
     """
     names = runtime.names
     digest = hashlib.sha256(json.dumps(dict(plan.files), sort_keys=True).encode()).hexdigest()[:8]
@@ -198,12 +196,11 @@ def _config_files(plan: ContainerPlan, runtime: Runtime, opts: ResourceOptions) 
         name=f"{names.docker(service)}-{digest}",
         driver="local",
         labels=_volume_labels(names, plan.component, service),
-        # Pulumi's plugin deletes first what has a name, unless told otherwise.
-        opts=ResourceOptions.merge(opts, ResourceOptions(delete_before_replace=False)) if plan.comes_back else opts,
+        opts=opts,
     )
     carrier = docker.Container(
         f"{service}-carrier",
-        name=names.docker(f"{plan.service}-{digest}-files" if plan.comes_back else service),
+        name=names.docker(service),
         image=plan.image,
         # Never run; without a command Docker refuses images that have none.
         command=["true"],
@@ -218,7 +215,7 @@ def _config_files(plan: ContainerPlan, runtime: Runtime, opts: ResourceOptions) 
             docker.ContainerUploadArgs(file=f"{FILES_DIR}/{name}", content=text, permissions="0444")
             for name, text in sorted(plan.files.items())
         ],
-        opts=ResourceOptions.merge(opts, ResourceOptions(delete_before_replace=not plan.comes_back)),
+        opts=ResourceOptions.merge(opts, ResourceOptions(delete_before_replace=True)),
     )
     return volume.name, carrier
 

@@ -85,7 +85,8 @@ class ContainerPlan:
     gpus: tuple[str, ...] = ()
     """UUIDs, handed in as CDI devices."""
     comes_back: bool = False
-    """When a new version of it can't start, the one before is started again."""
+    """When a new version of it can't start, the one before is started again. It has no `files`: Pulumi would delete
+    their old volume, and with it the container, before it makes the new one."""
     job: bool = False
     """Runs once to its end, and must end with 0."""
     capabilities: tuple[str, ...] = ()
@@ -93,3 +94,7 @@ class ContainerPlan:
     """Departure → its reason."""
     starts_in_s: int = 1
     """Seconds from start to healthy, for the preview report."""
+
+    def __post_init__(self) -> None:
+        if self.comes_back and self.files:
+            raise ValueError(f"{self.service} is to come back, so it can't have files")

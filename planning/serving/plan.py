@@ -46,7 +46,6 @@ def _replica(placed: PlacedReplica, spec: StackSpec) -> ContainerPlan:
         user=f"{user}:{user}",
         command=vllm.argv(name, model, f"{MODELS_DIR}/{weights_of(model, spec).folder}", gpus),
         env=vllm.env(gpus),
-        files=vllm.files(),
         mounts=(VolumeMount(source=MODELS_VOLUME, target=MODELS_DIR),),
         tmpfs=vllm.tmpfs(gpus),
         networks=("inner",),

@@ -5,9 +5,12 @@ from typing import Any
 
 import pytest
 
+from planning.containers import ContainerPlan
+from planning.gateway.front import plan_fronts
 from planning.gateway.nginx import plan_nginx
 from tests.contract.gateway import gateway_spec
 from tests.docker_run import Sandbox, docker, inspect, need_image
+from tests.golden.specs import spec, stack_file
 
 
 @pytest.mark.parametrize(
@@ -16,7 +19,18 @@ from tests.docker_run import Sandbox, docker, inspect, need_image
     ids=["default", "smallest", "largest"],
 )
 def test_nginx_accepts_it(gateway: dict[str, Any]) -> None:
-    plan = plan_nginx(gateway_spec(nginx=need_image("nginx"), **gateway))
+    check(plan_nginx(gateway_spec(nginx=need_image("nginx"), **gateway)))
+
+
+@pytest.mark.parametrize("gpus", [True, False], ids=["with GPUs", "without"])
+def test_it_accepts_the_front_of_another_host(gpus: bool) -> None:
+    stack = spec("prod", stack_file("prod")) if gpus else spec("prod", stack_file("prod"), "dcgm-exporter")
+    (front,) = plan_fronts(stack)
+    assert ("location = /dcgm/metrics" in front.files["nginx.conf"]) == gpus
+    check(replace(front, image=need_image("nginx")))
+
+
+def check(plan: ContainerPlan) -> None:
     sandbox = Sandbox("nginx-test")
     try:
         test = replace(plan, command=("-t", *plan.command), ports=(), health=None, job=True)

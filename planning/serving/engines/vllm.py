@@ -8,13 +8,12 @@ threads, 8 KiB of /tmp, 0.1 MiB of shared memory at a quiet moment; healthy afte
 from collections.abc import Mapping
 from pathlib import Path
 
-from planning.containers import FILES_DIR, Health
+from planning.containers import Health
 from planning.names import VLLM_PORT
 from stack_configs.schema.models import Model
 from stack_configs.schema.versions import ImageName
 
-READY_FILE = "ready.py"
-READY_SOURCE = Path(__file__).parent.parent / "files" / READY_FILE
+READY_SOURCE = Path(__file__).parent.parent / "files" / "ready.py"
 
 STOP_MARGIN_S = 20
 """From the end of draining until the process is gone, seconds; then Docker kills it."""
@@ -99,13 +98,10 @@ def max_processes(gpus: tuple[str, ...]) -> int:
 
 def health(name: str, model: Model) -> Health:
     return Health(
-        command=("python3", f"{FILES_DIR}/{READY_FILE}", name),
+        # As an argument: an engine that may come back has no files.
+        command=("python3", "-c", READY_SOURCE.read_text(), name),
         interval_s=5,
         timeout_s=70,
         start_period_s=model.start_timeout_s,
         retries=3,
     )
-
-
-def files() -> Mapping[str, str]:
-    return {READY_FILE: READY_SOURCE.read_text()}
