@@ -103,6 +103,8 @@ def _driver(host: Host, spec: StackSpec, facts: Facts) -> Iterator[Difference]:
     if driver.nouveau:
         says = f"the kernel's own driver nouveau is loaded and keeps NVIDIA's out; {person}"
         yield Difference(step="reboot", says=says, by_step=False)
+    if why := facts.pending.get("kernel"):
+        yield Difference(step="driver", says=why, by_step=False)
     boots = facts.kernel.boots
     built = [state for key, state in driver.dkms.items() if boots and _is_module(key, boots, version)]
     if boots and driver.dkms and "installed" not in built:

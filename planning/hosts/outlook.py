@@ -94,7 +94,8 @@ def _reboot(host: Host, spec: StackSpec, facts: Facts, runs: Collection[StepName
         return "no", f"no: the driver {loaded} is loaded already"
     running, boots = facts.kernel.running, facts.kernel.boots or facts.kernel.running
     if loaded is None and not facts.driver.nouveau and boots == running:
-        return "no", f"no: no driver is loaded, so {version} is loaded without one"
+        why = f"no driver is loaded, so {version} should be loaded without one"
+        return ("no", f"no: {why}") if host.reboot == "manual" else ("maybe", f"only if it must: {why}")
     why = f"{loaded or ('nouveau' if facts.driver.nouveau else 'no driver')} is loaded, {version} will be installed"
     if loaded is None and boots != running:
         why += f" for kernel {boots}, and {running} runs"

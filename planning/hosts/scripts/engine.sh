@@ -166,7 +166,7 @@ devices() { # containers see the GPUs, or it is noted why nobody can know yet
   wanted=$(for_os DRIVER_VERSION || true)
   loaded=$(loaded_module)
   if [[ ! $loaded ]]; then
-    pending gpus "no driver is loaded, so containers can't be shown the GPUs: \`up\` looks again after the reboot"
+    pending gpus "no driver is loaded, so containers can't be shown the GPUs: after the reboot, \`make drift\` and \`up\` look again"
     return
   elif [[ $wanted && $loaded != "$wanted" ]]; then
     pending gpus "the driver $loaded is loaded, not $wanted: containers aren't shown the GPUs before the reboot"

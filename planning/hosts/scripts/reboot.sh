@@ -16,7 +16,7 @@ apply() {
     allowed) ;;
     window)
       if ! window_is_open; then
-        pending reboot "$why; it may reboot on $WINDOW_DAYS from $WINDOW_OPENS to $WINDOW_CLOSES UTC: run \`up\` then"
+        pending reboot "$why; it may reboot on $WINDOW_DAYS from $WINDOW_OPENS to $WINDOW_CLOSES UTC: run \`make drift\` and \`up\` then"
         return
       fi
       ;;

@@ -108,6 +108,11 @@ def test_a_prepared_host_is_as_the_spec_has_it(host: Host) -> None:
             {"driver": 1},
         ),
         ({"driver": shaped.driver(dkms={"nvidia/580.105.08 6.8.0-60-generic": "installed"})}, [], {}),
+        (
+            {"pending": {"kernel": "the driver 580.105.08 has no module for kernel 6.8.0-70-generic"}},
+            ["driver: the driver 580.105.08 has no module for kernel 6.8.0-70-generic"],
+            {},
+        ),
         ({"engine": {**prepared.ENGINE, "running": False}}, ["engine: Docker doesn't run"], {"engine": 1}),
         (
             {"engine": {**prepared.ENGINE, "data_root": "/data", "live_restore": False, "cdi": False}},

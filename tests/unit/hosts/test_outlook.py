@@ -71,7 +71,7 @@ def test_a_bare_host_that_was_asked() -> None:
         "            nvidia-container-toolkit-base not installed → 1.18.0",
         "            libnvidia-container-tools not installed → 1.18.0",
         "            libnvidia-container1 not installed → 1.18.0",
-        "  reboot    no: no driver is loaded, so 580.105.08 is loaded without one",
+        "  reboot    no: no driver is loaded, so 580.105.08 should be loaded without one",
         "  Docker    starts: it is installed anew",
         "  models    none runs there",
         "  waits     its facts are from before it was prepared: after `pulumi up`, "
@@ -152,6 +152,10 @@ def test_whether_docker_restarts(changes: dict[str, Any], docker: str) -> None:
     ("changes", "told"),
     [
         ({"driver": shaped.driver("580.105.08")}, "no: the driver 580.105.08 is loaded already"),
+        (
+            {"driver": shaped.driver(None)},
+            "only if it must: no driver is loaded, so 580.105.08 should be loaded without one",
+        ),
         (
             {"driver": shaped.driver(None, nouveau=True)},
             "yes: nouveau is loaded, 580.105.08 will be installed",
