@@ -6,7 +6,8 @@ fails with the reason, and the next `up` tries again: state then holds the faile
 any case, and the old one as still to be deleted. Whatever is left over goes with the first `up` that succeeds.
 
 Hooks run where Pulumi runs; what they do to a host over SSH they do there, by its own docker and nvidia-smi. If that
-process dies in between, `make up` brings the old container back on this machine (tools/setup).
+process, its machine or the connection is lost in between, a timer on the host brings the old container back; on this
+machine `make up` does (tools/setup).
 """
 
 import asyncio
@@ -27,9 +28,25 @@ FAILED = "-failed-"
 """The same for a new one that did not become ready."""
 RELEASE_S = 60
 """Seconds after its end in which an engine's processes must have left the GPUs."""
-
-
+SPARE_S = 60
+"""What a replacement may take besides ending, giving memory back and starting, before the host undoes it by itself."""
 RC_OF_SSH = 255
+
+BRING_BACK = """\
+name=$1 old=$2
+show='{{.Id}} {{if .State.Health}}{{.State.Health.Status}}{{end}}'
+now=$(docker container inspect --format "$show" "$name" 2>/dev/null)
+case $now in
+"$old "*) ;;
+*" healthy") exit 0 ;;
+*)
+    [ -z "$now" ] || docker rm --force "$name"
+    docker rename "$old" "$name"
+    ;;
+esac
+docker start "$old"
+"""
+"""What the host does when nobody has told it how a replacement went."""
 
 
 class NotReleasedError(Exception):
@@ -38,12 +55,15 @@ class NotReleasedError(Exception):
 
 @dataclass(frozen=True)
 class Docker:
-    """The docker command of a host."""
+    """The docker command of a host, and what else is run there."""
 
     shell: tuple[str, ...] = ()
 
     def __call__(self, *args: str, quiet: bool = False) -> str:
-        return _run(self.shell, ["docker", *args], quiet)
+        return self.run("docker", *args, quiet=quiet)
+
+    def run(self, *argv: str, quiet: bool = False) -> str:
+        return _run(self.shell, list(argv), quiet)
 
 
 @dataclass(frozen=True)
@@ -69,6 +89,10 @@ def way_back(plan: ContainerPlan, name: str, shell: tuple[str, ...] = ()) -> Res
             pulumi.log.info(f"{plan.service}: the container before finishes its requests, and stops")
             await asyncio.to_thread(_put_aside, here, plan, found)
 
+    async def let_go(_args: ResourceHookArgs) -> None:
+        if kept:
+            await asyncio.to_thread(_disarm, here, name)
+
     async def bring_back(args: ErrorHookArgs) -> bool:
         if args.failed_operation == "create" and kept:
             await asyncio.to_thread(_undo, here, kept[-1])
@@ -77,6 +101,7 @@ def way_back(plan: ContainerPlan, name: str, shell: tuple[str, ...] = ()) -> Res
 
     return ResourceHookBinding(
         before_create=[ResourceHook(f"{plan.service}-make-room", make_room)],
+        after_create=[ResourceHook(f"{plan.service}-let-go", let_go)] if shell else None,
         on_error=[ErrorHook(f"{plan.service}-bring-back", bring_back)],
     )
 
@@ -84,6 +109,8 @@ def way_back(plan: ContainerPlan, name: str, shell: tuple[str, ...] = ()) -> Res
 def _put_aside(docker: Docker, plan: ContainerPlan, found: Kept) -> None:
     """Stop and rename. Raises NotReleasedError, with everything as it was, when the GPUs are not free afterwards."""
     processes = _gpu_processes(docker, found.ident) if plan.gpus else frozenset()
+    if docker.shell:
+        _arm(docker, plan, found)
     docker("stop", found.ident)
     docker("rename", found.ident, f"{found.name}{PREVIOUS}{found.ident[:8]}", quiet=True)
     try:
@@ -114,6 +141,26 @@ def _current(docker: Docker, name: str) -> Kept | None:
 def _bring_back(docker: Docker, kept: Kept) -> None:
     docker("rename", kept.ident, kept.name, quiet=True)
     docker("start", kept.ident)
+    if docker.shell:
+        _disarm(docker, kept.name)
+
+
+def _arm(docker: Docker, plan: ContainerPlan, kept: Kept) -> None:
+    """Have the host bring the kept container back by itself, should nobody call this off."""
+    after_s = plan.stop_grace_s + RELEASE_S + plan.ready_within_s + SPARE_S
+    _disarm(docker, kept.name)
+    docker.run(
+        *("sudo", "-n", "systemd-run", "--quiet", "--collect", f"--unit={_unit(kept.name)}", f"--on-active={after_s}s"),
+        *("--timer-property=AccuracySec=1s", "/bin/sh", "-c", BRING_BACK, "sh", kept.name, kept.ident),
+    )
+
+
+def _disarm(docker: Docker, name: str) -> None:
+    docker.run("sudo", "-n", "systemctl", "stop", f"{_unit(name)}.timer", quiet=True)
+
+
+def _unit(name: str) -> str:
+    return f"{name}-way-back"
 
 
 def _ident(docker: Docker, name: str) -> str:
@@ -143,7 +190,7 @@ def _released(docker: Docker, plan: ContainerPlan, processes: frozenset[str]) ->
 def _compute_apps(docker: Docker) -> list[tuple[str, str, str, str]]:
     """GPU, process id, process name and MiB of everything that computes on a GPU of the host."""
     fields = "--query-compute-apps=gpu_uuid,pid,process_name,used_memory"
-    told = _run(docker.shell, ["nvidia-smi", fields, "--format=csv,noheader,nounits"], quiet=False)
+    told = docker.run("nvidia-smi", fields, "--format=csv,noheader,nounits")
     rows: list[Any] = [tuple(part.strip() for part in line.split(",")) for line in told.splitlines()]
     return [row for row in rows if len(row) == 4]
 

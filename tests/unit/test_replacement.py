@@ -1,5 +1,7 @@
 """What the hooks of a replacement do to Docker, told from the commands they run."""
 
+import os
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -78,6 +80,44 @@ def test_a_command_that_fails_is_told_unless_an_empty_answer_will_do(tmp_path: P
     assert replacement._run((), missing, quiet=True) == ""
     with pytest.raises(RuntimeError, match="No such file"):
         replacement._run((), missing, quiet=False)
+
+
+def test_a_host_over_ssh_is_told_to_undo_it_before_anything_is_stopped(ran: Ran) -> None:
+    far = Docker(("ssh", "studio-1"))
+    plan = replace(PLAN, stop_grace_s=50, ready_within_s=900)
+    replacement._put_aside(far, plan, OLD)
+    cancel, arm, stop, _rename = ran
+    assert cancel == f"sudo -n systemctl stop {NAME}-way-back.timer"
+    assert f"--unit={NAME}-way-back --on-active=1070s " in arm
+    assert arm.endswith(f" sh {NAME} {OLD.ident}")
+    assert stop == f"docker stop {OLD.ident}"
+
+
+def test_a_container_that_is_brought_back_needs_the_hosts_own_way_back_no_more(ran: Ran) -> None:
+    replacement._bring_back(Docker(("ssh", "studio-1")), OLD)
+    assert ran[-1] == f"sudo -n systemctl stop {NAME}-way-back.timer"
+    replacement._bring_back(Docker(), OLD)
+    assert ran[-1] == f"docker start {OLD.ident}"
+
+
+@pytest.mark.parametrize(
+    ("now", "does"),
+    [
+        pytest.param("", ["rename", "start"], id="the new one never came"),
+        pytest.param("ffff starting", ["rm", "rename", "start"], id="it is not ready"),
+        pytest.param("ffff healthy", [], id="it serves"),
+        pytest.param(f"{OLD.ident} ", ["start"], id="the old one has its name already"),
+    ],
+)
+def test_what_the_host_does_by_itself(tmp_path: Path, now: str, does: list[str]) -> None:
+    log, docker = tmp_path / "log", tmp_path / "docker"
+    docker.write_text(f'#!/bin/sh\n[ "$1" = container ] && {{ echo "{now}"; exit; }}\necho "$*" >>{log}\n')
+    docker.chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    subprocess.run(["sh", "-c", replacement.BRING_BACK, "sh", NAME, OLD.ident], env={"PATH": path}, check=True)
+    ran = log.read_text().splitlines() if log.exists() else []
+    assert [line.split()[0] for line in ran] == does
+    assert not does or ran[-1] == f"start {OLD.ident}"
 
 
 def test_on_another_host_the_command_is_one_word_for_its_shell(tmp_path: Path) -> None:
