@@ -37,7 +37,12 @@ def down(stack: str) -> None:
 
 
 def clean(stack: str) -> None:
-    """After `down`: the model cache, images built here, our caches and .venv. Keys and choices stay in .state."""
+    """After `down`: the model cache, images built here, our caches and .venv. Keys and choices stay in .state.
+
+    Raises SetupError, and removes nothing, where Docker does not answer.
+    """
+    away = SetupError("clean", "Docker does not answer: nothing was removed", "start it, and run `make clean` again")
+    _told("version", otherwise=away)
     if recover.resources(stack) or not state.is_local_backend(state.environment()):
         down(stack)
 
@@ -53,20 +58,25 @@ def clean(stack: str) -> None:
                 step.say(f"removing {image}")
                 _docker("image", "rm", image)
         _docker("image", "prune", "--force", "--filter", label)
-        _remove(paths.cache())
+        _remove(paths.cache(), step)
         if not paths.VENV.is_symlink():
-            _remove(paths.VENV)
+            _remove(paths.VENV, step)
         step.note = f"kept because containers use them: {', '.join(kept)}" if kept else ""
 
     run_step("Images and caches", remove)
     print("Kept: keys, passphrase and choices in .state (delete that folder to forget them).")
 
 
-def _remove(folder: Path) -> None:
-    """Remove a folder of ours; Go writes its own read-only."""
-    if folder.exists():
-        subprocess.run(["chmod", "-R", "u+w", folder], check=False)
+def _remove(folder: Path, step: Step) -> None:
+    """Remove a folder of ours; Go writes its own read-only. Raises SetupError."""
+    if not folder.exists():
+        return
+    subprocess.run(["chmod", "-R", "u+w", folder], check=False)
+    try:
         shutil.rmtree(folder)
+    except OSError as error:
+        remedy = "if another command of ours uses it, in any clone, wait for its end; then run `make clean` again"
+        raise step.fail(f"{folder} can't be removed: {error.strerror}", remedy) from error
 
 
 def logs(stack: str, service: str) -> None:
