@@ -7,10 +7,13 @@ to no host and changes none. If the host comes back after all, it is as it was l
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 from typing import Any
+
+from components.ssh import FOLDER
 
 HOST_TYPE = "inference-stack:hosts:GpuHost"
 PROVIDER_TYPE = "pulumi:providers:docker"
@@ -79,6 +82,7 @@ def main() -> int:
         if done.returncode:
             print(f"{done.stderr.strip()}\nThe same command goes on from here.", file=sys.stderr)
             return 1
+    shutil.rmtree(FOLDER / args.stack / "hosts" / args.host, ignore_errors=True)
     print(
         f"Forgotten. If {args.host} is still in stack_configs/{args.stack}.yaml, the next `pulumi up` prepares it anew."
     )

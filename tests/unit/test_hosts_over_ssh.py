@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from components.ssh import write_ssh_files
 from components.stack import InferenceStack, InferenceStackArgs
 from planning.plans import StackPlan
 from planning.stack import plan_stack
@@ -226,6 +227,16 @@ def test_ssh_trusts_the_pinned_key_alone_and_asks_nothing() -> None:
     keys = {name: host["connection"]["host_key"] for name, host in stack_file("prod")["hosts"].items()}
     assert known == [f"{name} {key}" for name, key in keys.items()]
     assert Path(".state/ssh/prod").stat().st_mode & 0o077 == 0
+
+
+def test_a_host_that_has_left_the_file_can_still_be_reached_to_remove_what_is_there() -> None:
+    stack(plan_stack(prod()))
+    before = ssh_says(OTHER)
+    without = plan_stack(prod())
+    write_ssh_files("prod", [host for host in without.hosts if host.name != OTHER])
+    assert ssh_says(OTHER) == before
+    known = Path(".state/ssh/prod/known_hosts").read_text().splitlines()
+    assert len([line for line in known if line.startswith(f"{OTHER} ")]) == 1
 
 
 def test_a_jump_is_pinned_like_the_host_behind_it() -> None:
