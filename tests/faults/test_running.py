@@ -78,6 +78,23 @@ def test_a_damaged_state_is_told_with_the_way_back(site: Site) -> None:
     assert site.containers() == before
 
 
+def test_an_engine_that_dies_on_its_start_is_told_with_its_last_lines(site: Site) -> None:
+    before = site.containers()
+    site.clone.edit(
+        r"^gateway:$",
+        "  small:\n    source:\n      repo: HuggingFaceTB/SmolLM2-135M-Instruct\n"
+        "      revision: 12fd25f77366fa6b3b4b768ec3050bf629380bac\n    replicas:\n      - host: local\n"
+        "    max_model_len: 1024\n    memory_mib: 3072\n    extra_args: [--no-such-flag]\n\ngateway:",
+    )
+    said = site.refused()
+    assert "small-0 has died 3 times since its start; its last lines:" in said
+    assert "unrecognized arguments: --no-such-flag" in said
+    site.clone.edit(r"^  small:\n(?:.*\n)*?\n(?=gateway:)", "")
+    site.up()
+    assert site.ask()
+    assert set(site.containers()) == set(before)
+
+
 def test_a_disk_that_fills_up_in_a_run(site: Site) -> None:
     """Pulumi can't write down what it has made; the next run finds out, and goes on from there."""
     with state_on_a_small_disk(site) as fill:
@@ -107,7 +124,7 @@ def test_a_stack_comes_back_after_a_reboot_by_itself(site: Site) -> None:
     site.machine.boot()
     site.machine.start_docker()
     health = ("inspect", "--format", "{{.State.Health.Status}}", "inference-test-chat-0")
-    assert _until(lambda: site.machine.docker(*health) == "healthy", 180)
+    assert _until(lambda: site.machine.docker(*health) == "healthy", 600)
     assert site.ask()
     assert site.containers() == before
     assert site.sh(". ./activate && pulumi preview -s test --non-interactive --refresh --expect-no-changes")
