@@ -8,7 +8,7 @@ from tools.ssh import SshError, run_script
 
 ASK_WITHIN_S = 40
 """For the connection and its two commands."""
-AGAIN_AFTER_S = 5
+AGAIN_AFTER_S = 2
 NO_SUDO = 77
 QUESTION = f"sudo -n true 2>/dev/null || exit {NO_SUDO}\n"
 

@@ -109,6 +109,7 @@ OTHERS_WORDS = {
     "using pulumi-resource-docker from $PATH",
     "vllm serve: error: argument",
     "vLLM starts again and again",
+    "failed attempts: dial tcp",
     "A service is missing, and `make up` changes nothing",
     "401, 403, 429",
     "404",
