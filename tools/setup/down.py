@@ -41,8 +41,8 @@ def clean(stack: str) -> None:
 
     Raises SetupError, and removes nothing, where Docker does not answer.
     """
-    away = SetupError("clean", "Docker does not answer: nothing was removed", "start it, and run `make clean` again")
-    _told("version", otherwise=away)
+    if _told((), "version") is None:
+        raise SetupError("clean", "Docker does not answer: nothing was removed", "start it, and run `make clean` again")
     if recover.resources(stack) or not state.is_local_backend(state.environment()):
         down(stack)
 
@@ -81,26 +81,40 @@ def _remove(folder: Path, step: Step) -> None:
 
 def logs(stack: str, service: str) -> None:
     """The last lines of one service; without one, how all of them are. Raises SetupError."""
+    places = recover.places(stack) if over_ssh.is_over_ssh(stack) else {"": ()}
     if service:
         missing = SetupError("logs", f"there is no service {service} in {stack}", "`make logs` lists them")
-        _show(_told("logs", "--tail", "50", f"inference-{stack}-{service}", otherwise=missing))
-        return
+        for on in places.values():
+            told = _told(on, "logs", "--tail", "50", f"inference-{stack}-{service}")
+            if told is not None:
+                _show(told)
+                return
+        raise missing
     label = f"label=inference-stack.stack={stack}"
     form = 'table {{.Label "inference-stack.service"}}\t{{.Status}}\t{{.Ports}}'
-    away = SetupError("logs", "Docker does not answer", "docs/troubleshooting.md, under Docker")
-    rows = _told("ps", "--all", "--filter", label, "--format", form, otherwise=away).splitlines(keepends=True)
-    services = [row for row in rows if not row.split(maxsplit=1)[0].endswith("-files")]  # carriers never run
-    _show("".join(services) + f"\n`make logs SERVICE=name` shows one service's last lines{_hint(stack)}.\n")
+    for host, on in places.items():
+        told = _told(on, "ps", "--all", "--filter", label, "--format", form)
+        if told is None:
+            where = f"Docker on {host}" if host else "Docker"
+            raise SetupError("logs", f"{where} does not answer", "docs/troubleshooting.md, under Docker")
+        rows = told.splitlines(keepends=True)
+        services = [row for row in rows if not row.split(maxsplit=1)[0].endswith("-files")]  # carriers never run
+        _show((f"{host}\n" if host else "") + "".join(services) + "\n")
+    _show(f"`make logs SERVICE=name` shows one service's last lines{_hint(stack)}.\n")
 
 
-def _told(*args: str, otherwise: SetupError) -> str:
-    """Both streams of a docker command. Raises `otherwise` when it fails."""
+def _told(on: tuple[str, ...], *args: str) -> str | None:
+    """Both streams of a docker command; None where it fails."""
     done = subprocess.run(
-        ["docker", *args], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", check=False
+        recover.there(on, "docker", *args),
+        cwd=paths.REPO,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        check=False,
     )
-    if done.returncode != 0:
-        raise otherwise
-    return done.stdout
+    return done.stdout if done.returncode == 0 else None
 
 
 def _show(text: str) -> None:

@@ -12,7 +12,6 @@ import json
 import os
 import re
 import shlex
-import signal
 import socket
 import subprocess
 import time
@@ -23,7 +22,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from tools.setup import paths, state
+from tools.setup import paths, processes, state
 from tools.setup.progress import Step
 
 STACK_LABEL = "inference-stack.stack"
@@ -245,23 +244,27 @@ def torn_locks(stack: str) -> list[Path]:
 
 def _objects_over_ssh(stack: str, step: Step) -> list[Found] | None:
     """`objects` of every host that earlier runs knew; None where one can't be reached."""
-    config = ssh_config(stack)
-    file = paths.REPO / config
-    known = re.findall(r"^Host (\S+)$", file.read_text(), re.MULTILINE) if file.exists() else []
-    hosts = [name for name in known if not name.startswith("jump-to-")]
+    known = places(stack)
 
-    def ask(host: str) -> list[Found] | None:
-        on = ("ssh", "-F", config, "-T", host, "--")
+    def ask(on: tuple[str, ...]) -> list[Found] | None:
         reached = subprocess.run([*on, "true"], cwd=paths.REPO, capture_output=True, check=False, timeout=ASK_S)
         return objects(stack, on) if reached.returncode == 0 else None
 
-    with ThreadPoolExecutor(len(hosts) or 1) as pool:
-        answers = list(pool.map(ask, hosts))
-    away = [host for host, answer in zip(hosts, answers, strict=True) if answer is None]
+    with ThreadPoolExecutor(len(known) or 1) as pool:
+        answers = list(pool.map(ask, known.values()))
+    away = [host for host, answer in zip(known, answers, strict=True) if answer is None]
     if away:
         step.say(f"not looked for what earlier runs left, since {', '.join(away)} can't be reached")
         return None
     return [found for answer in answers for found in answer or ()]
+
+
+def places(stack: str) -> dict[str, tuple[str, ...]]:
+    """Every host over SSH that a run has known → the words before a command that run it there."""
+    file = paths.REPO / ssh_config(stack)
+    known = re.findall(r"^Host (\S+)$", file.read_text(), re.MULTILINE) if file.exists() else []
+    hosts = [name for name in known if not name.startswith("jump-to-")]
+    return {host: ("ssh", "-F", ssh_config(stack), "-T", host, "--") for host in hosts}
 
 
 def ssh_config(stack: str) -> str:
@@ -340,9 +343,13 @@ def _began(stack: str) -> float | None:
 
 
 def _docker(*args: str, on: tuple[str, ...] = ()) -> str:
-    words = ["docker", *args]
-    argv = [*on, shlex.join(words)] if on else words
+    argv = there(on, "docker", *args)
     return subprocess.run(argv, cwd=paths.REPO, capture_output=True, text=True, check=False).stdout
+
+
+def there(on: tuple[str, ...], *words: str) -> list[str]:
+    """A command as it is run where the object is: ssh hands it to a shell."""
+    return [*on, shlex.join(words)] if on else [*words]
 
 
 def _alive(held: Iterable[Lock]) -> list[int]:
@@ -354,7 +361,7 @@ def _alive(held: Iterable[Lock]) -> list[int]:
         except OSError:
             return False
 
-    return [lock.pid for lock in held if _runs(lock.pid) and is_pulumi(lock.pid)]
+    return [lock.pid for lock in held if processes.runs(lock.pid) and is_pulumi(lock.pid)]
 
 
 def _end_orphans(stack: str, step: Step, env: Mapping[str, str]) -> None:
@@ -366,17 +373,17 @@ def _end_orphans(stack: str, step: Step, env: Mapping[str, str]) -> None:
         maker = int(_note(stack).read_text().split()[1])
     except (OSError, ValueError, IndexError):
         return
-    if _runs(maker):
+    if processes.runs(maker):
         return
     mark = f"PULUMI_BACKEND_URL={env['PULUMI_BACKEND_URL']}".encode()
     left = [
         pid
-        for pid in _processes(mark, (b"pulumi",))
-        if _below_pulumi(pid) and os.getsid(pid) == pid and stack.encode() in _words(pid)
+        for pid in processes.find(mark, (b"pulumi",))
+        if processes.below_pulumi(pid) and os.getsid(pid) == pid and stack.encode() in processes.words(pid)
     ]
     if left:
         step.say("ending the Pulumi of a run that was killed")
-        _end(left, ORPHAN_S)
+        processes.end(left, ORPHAN_S)
 
 
 def _end_leftovers(env: Mapping[str, str]) -> None:
@@ -385,53 +392,5 @@ def _end_leftovers(env: Mapping[str, str]) -> None:
     Known by this clone's backend in their environment, and by having no living Pulumi above them.
     """
     mark = f"PULUMI_BACKEND_URL={env['PULUMI_BACKEND_URL']}".encode()
-    plugins = _processes(mark, (b"pulumi-resource-", b"pulumi-language-"))
-    _end([pid for pid in plugins if not _below_pulumi(pid)], END_S)
-
-
-def _end(pids: Iterable[int], seconds: float) -> None:
-    left = list(pids)
-    for sent, patience in ((signal.SIGTERM, seconds), (signal.SIGKILL, 1.0)):
-        for pid in left:
-            with contextlib.suppress(OSError):
-                os.kill(pid, sent)
-        deadline = time.monotonic() + patience
-        while (left := [pid for pid in left if _runs(pid)]) and time.monotonic() < deadline:
-            time.sleep(0.1)
-
-
-def _processes(mark: bytes, programs: Iterable[bytes]) -> list[int]:
-    """Processes with `mark` in their environment and one of `programs` on their command line."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            line = (process / "cmdline").read_bytes()
-            if any(name in line for name in programs) and mark in (process / "environ").read_bytes().split(b"\0"):
-                found.append(int(process.name))
-    return found
-
-
-def _words(pid: int) -> list[bytes]:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except OSError:
-        return []
-
-
-def _below_pulumi(pid: int) -> bool:
-    while pid > 1:
-        try:
-            if Path(f"/proc/{pid}/comm").read_text().strip() == "pulumi":
-                return True
-            pid = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
-        except OSError:
-            return False
-    return False
-
-
-def _runs(pid: int) -> bool:
-    """Whether it runs: one that has ended and that nobody has asked after (state Z) does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
+    plugins = processes.find(mark, (b"pulumi-resource-", b"pulumi-language-"))
+    processes.end([pid for pid in plugins if not processes.below_pulumi(pid)], END_S)
