@@ -21,7 +21,7 @@ from stack_configs.schema.gateway import Gateway
 from stack_configs.schema.hosts import Host
 from stack_configs.schema.models import Model
 from stack_configs.schema.observability import Observability
-from stack_configs.schema.stack import Image, StackFile, StackSpec
+from stack_configs.schema.stack import HubAddress, Image, StackFile, StackSpec
 from stack_configs.schema.versions import ImageName, VersionSet
 from stack_configs.source import Source, parse
 
@@ -157,6 +157,12 @@ def _parts(source: Source) -> tuple[Parsed, list[Problem]]:
     versions = data.get("versions")
     if versions is not None and not (isinstance(versions, str) and re.fullmatch(r"\d{4}\.\d{2}", versions)):
         problems.append(source.problem(("versions",), "is not a version set", 'write it in quotes: "2026.11"'))
+
+    try:
+        TypeAdapter(HubAddress | None).validate_python(data.get("hub"), strict=True)
+    except ValidationError:
+        says = "is no address of a hub"
+        problems.append(source.problem(("hub",), says, "write `https://host/path`, without a user or a last slash"))
 
     def named(section: str, kind: type[T]) -> dict[str, T]:
         entries = data.get(section, {})

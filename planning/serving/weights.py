@@ -1,5 +1,7 @@
 """Where a model's weights lie, and the job that puts them there."""
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -8,6 +10,7 @@ from planning.containers import FILES_DIR, ContainerPlan, VolumeMount
 from planning.names import MODELS_VOLUME, uid_of
 from planning.placement import named_on
 from planning.serving.engines import vllm
+from stack_configs.schema.model_lock import LockedFile
 from stack_configs.schema.models import Model
 from stack_configs.schema.stack import StackSpec
 
@@ -23,6 +26,7 @@ FETCHER = "fetch"
 
 SCRIPTS = Path(__file__).parent / "files"
 SCRIPT = "fetch.py"
+LOCK = "lock.json"
 
 RANDOM_MIN_POSITIONS = 8192
 """Random models are made for this length at least, so that they need not be made again for a longer one."""
@@ -60,6 +64,7 @@ def fetch_job(name: str, host: str, model: Model, spec: StackSpec, gpus: tuple[s
     weights = weights_of(model, spec)
     user = uid_of(FETCHER)
     hub = spec.weights == "hub"
+    locked = spec.locks[name].files if hub and name in spec.locks else {}
     return ContainerPlan(
         service=named_on(f"{name}-fetch", host, spec),
         host=host,
@@ -67,14 +72,18 @@ def fetch_job(name: str, host: str, model: Model, spec: StackSpec, gpus: tuple[s
         image=spec.images[vllm.image(gpus)].ref,
         user=f"{user}:{user}",
         entrypoint=("python3", f"{FILES_DIR}/{SCRIPT}"),
-        command=(*weights.args, "--into", f"{FILL_DIR}/{weights.folder}"),
+        command=(
+            *(*weights.args, "--into", f"{FILL_DIR}/{weights.folder}"),
+            *(("--lock", f"{FILES_DIR}/{LOCK}") if locked else ()),
+        ),
         env={
             "DO_NOT_TRACK": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "HOME": "/tmp",
             "PYTHONUNBUFFERED": "1",
+            **({"HF_ENDPOINT": spec.file.hub} if hub and spec.file.hub else {}),
         },
-        files={SCRIPT: weights.script},
+        files={SCRIPT: weights.script, **({LOCK: locked_files(locked)} if locked else {})},
         mounts=(VolumeMount(source=MODELS_VOLUME, target=FILL_DIR, read_only=False),),
         tmpfs={"/tmp": "size=64m,mode=1777"},
         networks=("edge",) if hub else ("inner",),
@@ -83,3 +92,8 @@ def fetch_job(name: str, host: str, model: Model, spec: StackSpec, gpus: tuple[s
         ready_within_s=HUB_LIMIT_S if hub else RANDOM_LIMIT_S,
         job=True,
     )
+
+
+def locked_files(files: Mapping[str, LockedFile]) -> str:
+    """As fetch_hub.py reads it."""
+    return json.dumps({name: [file.size, file.sha256] for name, file in sorted(files.items())}, indent=1)

@@ -13,6 +13,9 @@ from stack_configs.schema.models import Model
 from stack_configs.schema.observability import Observability
 from stack_configs.schema.versions import HostVersions, ImageName
 
+HubAddress = Annotated[str, StringConstraints(pattern=r"^https?://[^\s@]*[^\s@/]$")]
+"""A web address without a user, and without a slash at its end."""
+
 
 class StackFile(Frozen):
     """The YAML file that people edit."""
@@ -23,6 +26,8 @@ class StackFile(Frozen):
     """Machines by name."""
     models: Annotated[dict[Name, Model], Field(min_length=1)]
     """Models by the name that clients ask for."""
+    hub: HubAddress | None = None
+    """A mirror of the Hugging Face hub, by its address, to fetch weights from; without it, the hub itself."""
     gateway: Gateway
     """The one address for all models, and who may use it."""
     observability: Observability = Observability()

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from planning.serving.weights import SCRIPTS
+from planning.serving.weights import SCRIPTS, locked_files
+from stack_configs.schema.model_lock import LockedFile
 from tests.docker_run import docker, need_image
 
 REPO, REVISION = "someone/small-model", "a" * 40
@@ -122,14 +123,22 @@ class Job:
     def folder(self) -> Path:
         return self.models / "it"
 
-    def run(self, repo: str = REPO, revision: str = REVISION, *, url: str | None = None) -> str:
-        """All that the job prints; its exit code in front."""
+    def run(
+        self, repo: str = REPO, revision: str = REVISION, *, url: str | None = None, lock: dict[str, str] | None = None
+    ) -> str:
+        """All that the job prints, its exit code last. `lock`: file → SHA-256."""
+        locked: tuple[str, ...] = ()
+        if lock is not None:
+            files = {name: LockedFile(size=len(FILES[name]), sha256=digest) for name, digest in lock.items()}
+            (self.models / "lock.json").write_text(locked_files(files))
+            locked = ("--lock", "/var/tmp/lock.json")
         said = docker(
             *("run", "--rm", "--network", "host", "--user", "23456:23456", "--read-only", "--tmpfs", "/tmp"),
             *("--cap-drop", "ALL", "--env", "HOME=/tmp", "--env", f"HF_ENDPOINT={url or self.hub.url}"),
             *("--volume", f"{SCRIPTS}/fetch_hub.py:/config/fetch.py:ro", "--volume", f"{self.models}:/var/tmp"),
             *("--entrypoint", "sh", need_image("vllm"), "-c", 'python3 /config/fetch.py "$@"; echo "code $?"', "sh"),
             *("--repo", repo, "--revision", revision, "--into", "/var/tmp/it"),
+            *locked,
         )
         return said.strip()
 
@@ -180,6 +189,48 @@ def test_a_later_run_goes_on_too(job: Job) -> None:
     (asked,) = [asked for asked in job.hub.asked[before:] if asked.path.endswith("model.safetensors")]
     assert asked.range == "bytes=400000-"
     assert (job.folder / "model.safetensors").read_bytes() == WEIGHTS
+
+
+def digest(name: str) -> str:
+    return hashlib.sha256(FILES[name]).hexdigest()
+
+
+RIGHT = {name: digest(name) for name in WANTED}
+
+
+def fetched(job: Job) -> list[str]:
+    """Files that the hub was asked for."""
+    return [asked.path for asked in job.hub.asked if "/resolve/" in asked.path]
+
+
+def test_what_was_locked_is_what_is_fetched(job: Job) -> None:
+    assert "code 0" in job.run(lock=RIGHT)
+    assert "is already there" in job.run(lock=RIGHT)
+    assert "is already there" in job.run()
+
+
+def test_a_hub_that_has_another_file_than_was_locked_is_asked_for_none(job: Job) -> None:
+    said = job.run(lock={**RIGHT, "model.safetensors": "0" * 64})
+    assert "error: model.safetensors on the hub is not the file that was locked" in said
+    assert "code 1" in said
+    assert fetched(job) == []
+
+
+def test_a_file_whose_sum_the_hub_does_not_tell_is_held_to_the_lock(job: Job) -> None:
+    said = job.run(lock={**RIGHT, "config.json": "0" * 64})
+    assert "error: config.json differs from what was locked; it was removed" in said
+    assert "code 1" in said
+    assert job.names() == WANTED - {"config.json"}
+
+
+def test_weights_from_before_the_lock_are_verified_once_and_not_fetched_again(job: Job) -> None:
+    assert "code 0" in job.run()
+    before = fetched(job)
+    assert "code 0" in job.run(lock=RIGHT)
+    asked = len(job.hub.asked)
+    assert "is already there" in job.run(lock=RIGHT)
+    assert fetched(job) == before
+    assert len(job.hub.asked) == asked
 
 
 def test_wrong_content_is_refused_and_removed(job: Job) -> None:

@@ -1,6 +1,7 @@
 """What a model runs as."""
 
 import dataclasses
+import json
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from planning.names import uid_of
 from planning.serving.engines import vllm
 from planning.serving.plan import plan_model
 from stack_configs.rules import OWNED_FLAGS
+from stack_configs.schema.model_lock import ModelLock
 from stack_configs.schema.stack import StackSpec
 from tests.golden.specs import GPU, SECOND_SOURCE, SOURCE, spec, two_models
 
@@ -147,3 +149,19 @@ def test_a_random_model_is_long_enough_for_the_spec() -> None:
     plan = plan_model("chat", spec("dev", one_model(max_model_len=50_000), weights="random"))
     (fetch,) = plan.fetches
     assert int(fetch.command[fetch.command.index("--positions") + 1]) >= 50_000
+
+
+def test_the_job_is_told_what_was_locked_and_which_mirror_to_ask() -> None:
+    file = {**one_model(), "hub": "https://hub.example/mirror"}
+    locked = {"model.safetensors": {"size": 3, "sha256": "a" * 64}, "config.json": {"size": 2}}
+    lock = ModelLock.model_validate({**SOURCE, "source": "a test", "files": locked, "config": {}})
+    (fetch,) = plan_model("chat", spec("dev", file, locks={"chat": lock})).fetches
+    assert fetch.command[-2:] == ("--lock", "/config/lock.json")
+    assert json.loads(fetch.files["lock.json"]) == {"config.json": [2, None], "model.safetensors": [3, "a" * 64]}
+    assert fetch.env["HF_ENDPOINT"] == "https://hub.example/mirror"
+    (plain,) = plan_model("chat", spec("dev", one_model())).fetches
+    assert "--lock" not in plain.command
+    assert "HF_ENDPOINT" not in plain.env
+    (random,) = plan_model("chat", spec("dev", file, locks={"chat": lock}, weights="random")).fetches
+    assert "--lock" not in random.command
+    assert "HF_ENDPOINT" not in random.env

@@ -1,8 +1,10 @@
 """Download one revision of a model from the Hugging Face hub into a folder, so that it can be served offline.
 
-`python3 fetch.py --repo OWNER/NAME --revision COMMIT --into FOLDER`. Takes the safetensors, the configuration and the
-tokenizer, and no second format of the same weights. A cut download goes on where it was cut. The note FOLDER/.complete,
-written last, lists each file's size: with it and the sizes as noted, the folder is complete and no hub is asked.
+`python3 fetch.py --repo OWNER/NAME --revision COMMIT --into FOLDER [--lock FILE]`. Takes the safetensors, the
+configuration and the tokenizer, and no second format of the same weights. A cut download goes on where it was cut. The
+lock says what files were when they were reviewed, `{"NAME": [SIZE, SHA256 or null]}`; without it the hub's word counts.
+The note FOLDER/.complete, written last, lists each file's size and verified SHA-256: with it, sizes as noted and sums
+as locked, the folder is complete and no hub is asked.
 Exit code 1 and one line say why a folder can't be completed.
 """
 
@@ -35,6 +37,10 @@ PAUSES_S = (1.0, 5.0, 15.0)
 HTTP: dict[str, Any] = {"follow_redirects": True, "timeout": 30}
 
 
+Lock = dict[str, tuple[int, str | None]]
+"""File → its size in bytes and its SHA-256, where that is known."""
+
+
 class FetchError(Exception):
     """What is wrong and what to do, in one line."""
 
@@ -54,13 +60,20 @@ def wanted(names: list[str]) -> list[str]:
     return sorted(n for n in top if n != "README.txt")
 
 
-def is_complete(folder: Path) -> bool:
-    """Whether the note is there and every file has the size it says."""
+def is_complete(folder: Path, locked: Lock) -> bool:
+    """Whether the note is there, every file has the size it says, and those that are locked were verified so."""
     try:
-        sizes: dict[str, int] = json.loads((folder / NOTE).read_text())
-        return all((folder / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError):
+        noted: Lock = {name: (size, sha256) for name, (size, sha256) in json.loads((folder / NOTE).read_text()).items()}
+        return all(
+            (folder / name).stat().st_size == size and (name not in locked or agree(locked[name], (size, sha256)))
+            for name, (size, sha256) in noted.items()
+        )
+    except (OSError, ValueError, TypeError):
         return False
+
+
+def agree(locked: tuple[int, str | None], found: tuple[int, str | None]) -> bool:
+    return locked[0] == found[0] and (locked[1] is None or locked[1] == found[1])
 
 
 def gigabytes(count: int) -> str:
@@ -100,16 +113,37 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def verify(folder: Path, files: list[Any]) -> None:
-    """Compare sizes, and checksums where the hub tells them; what is wrong is removed, for the next run to fetch."""
+def compare(files: list[Any], locked: Lock) -> None:
+    """Raises FetchError where the hub itself says that a file is another one than was locked."""
+    for file in files:
+        size, sha256 = locked.get(file.rfilename, (file.size, None))
+        there = file.lfs.sha256 if file.lfs is not None else None
+        if size != file.size or (sha256 and there and sha256 != there):
+            raise FetchError(
+                f"{file.rfilename} on the hub is not the file that was locked ({file.size} bytes, sha256 {there}; "
+                f"locked: {size} bytes, sha256 {sha256}); nothing was fetched: find out which of both is wrong"
+            )
+
+
+def verify(folder: Path, files: list[Any], locked: Lock) -> Lock:
+    """Compare sizes, and checksums where lock or hub tell them; what is wrong is removed, for the next run to fetch.
+
+    Returns what was found.
+    """
+    found: Lock = {}
     for file in files:
         path = folder / file.rfilename
-        good = path.stat().st_size == file.size
-        if good and file.lfs is not None:
-            good = sha256_of(path) == file.lfs.sha256
-        if not good:
+        size, sha256 = path.stat().st_size, None
+        said = file.lfs.sha256 if file.lfs is not None else None
+        wanted_sum = locked.get(file.rfilename, (size, None))[1] or said
+        if size == file.size and wanted_sum:
+            sha256 = sha256_of(path)
+        if size != file.size or sha256 != wanted_sum:
             path.unlink()
-            raise FetchError(f"{file.rfilename} differs from what the hub says; it was removed: run this again")
+            whose = "was locked" if wanted_sum != said else "the hub says"
+            raise FetchError(f"{file.rfilename} differs from what {whose}; it was removed: run this again")
+        found[file.rfilename] = (size, sha256)
+    return found
 
 
 def get(url: str, path: Path, size: int) -> None:
@@ -142,13 +176,14 @@ def get(url: str, path: Path, size: int) -> None:
     part.rename(path)
 
 
-def download(repo: str, revision: str, folder: Path) -> None:
+def download(repo: str, revision: str, folder: Path, locked: Lock) -> None:
     """Complete `folder`. Raises FetchError, or what the hub's client raises."""
     from huggingface_hub import HfApi, hf_hub_url
 
     info = HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=30)
     names = set(wanted([s.rfilename for s in info.siblings or []]))
     files = [s for s in info.siblings or [] if s.rfilename in names]
+    compare(files, locked)
     total = sum(f.size or 0 for f in files)
     missing = max(0, total - bytes_in(folder))
     free = shutil.disk_usage(folder).free
@@ -161,11 +196,11 @@ def download(repo: str, revision: str, folder: Path) -> None:
         urls = {f.rfilename: hf_hub_url(repo, f.rfilename, revision=revision) for f in files}
         for done in [pool.submit(get, urls[f.rfilename], folder / f.rfilename, f.size or 0) for f in files]:
             done.result()
-    verify(folder, files)
+    found = verify(folder, files, locked)
     for path in folder.iterdir():
         path.chmod(0o644)  # engines run as other users
     note = folder / f"{NOTE}.new"
-    note.write_text(json.dumps({f.rfilename: f.size for f in files}))
+    note.write_text(json.dumps(found))
     note.chmod(0o644)
     note.rename(folder / NOTE)
     print(f"complete: {gigabytes(total)} GB", flush=True)
@@ -200,19 +235,25 @@ def main() -> int:
     parser.add_argument("--repo", required=True)
     parser.add_argument("--revision", required=True)
     parser.add_argument("--into", required=True, type=Path)
+    parser.add_argument("--lock", type=Path)
     args = parser.parse_args()
     os.umask(0o022)
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     folder: Path = args.into
+    locked: Lock = (
+        {name: (size, sha256) for name, (size, sha256) in json.loads(args.lock.read_text()).items()}
+        if args.lock
+        else {}
+    )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / ".lock").open("w") as lock:
             # Two models may have the same source: the second waits, and finds the folder complete.
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if is_complete(folder):
+            if is_complete(folder, locked):
                 print(f"{args.repo} at {args.revision[:12]} is already there", flush=True)
             else:
-                download(args.repo, args.revision, folder)
+                download(args.repo, args.revision, folder, locked)
     except Exception as error:
         print(f"error: {explain(error, args.repo, args.revision)}", file=sys.stderr, flush=True)
         return 1
