@@ -5,15 +5,15 @@
     repository.copy_to(host)
     spec = repository.spec(host, {"driver": {"branch": "580"}})
 
-They hold what the steps look at and nothing of NVIDIA's: units that start, an `nvidia-smi` and an `nvidia-ctk` that
-know the cards of /opt/card/gpus, and a kernel module that is "loaded" by /opt/card/boot, as a card would at each boot.
+They hold what the steps look at and nothing of NVIDIA's: units that start, and an `nvidia-ctk` and an `nvidia-smi` that
+know the cards of card.py, the latter in containers.
 """
 
 import gzip
 import hashlib
 import os
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from functools import cached_property
@@ -26,22 +26,17 @@ from stack_configs.schema.versions import HostVersions
 from tests.hosts.host import Host
 
 ON_HOST = "/srv/repository"
-GPU = "GPU-3f0c6f0e-6b1f-4c39-9d0e-0a4f1c2b7d11"
 
 SMI = """#!/bin/sh
-# Stands in for nvidia-smi: names the cards of the host, or those that a container was given. Builtins only.
-if [ "$*" != "--query-gpu=uuid --format=csv,noheader" ]; then echo "stand-in: can't answer $*" >&2; exit 2; fi
-if [ -e /opt/card/gpus ]; then
-    while read -r uuid; do echo "$uuid"; done </opt/card/gpus
-    exit
-fi
+# Stands in for nvidia-smi in a container: names the cards that it was given. All that it needs is a shell.
+[ "$*" = "--query-gpu=uuid --format=csv,noheader" ] || { echo "the stand-in doesn't know $*" >&2; exit 64; }
 found=
 while IFS='=' read -r name uuid; do
     case $name in TEST_GPU_*) uuid=${uuid#\\'}; echo "${uuid%\\'}"; found=yes ;; esac
 done <<END
 $(set)
 END
-[ "$found" ] || { echo "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver." >&2; exit 9; }
+[ "$found" ] || { echo "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver."; exit 9; }
 """
 
 CTK = """#!/bin/sh
@@ -66,14 +61,6 @@ case "$*" in
     sed -n 's|^- name: |nvidia.com/gpu=|p' $out ;;
 *) echo "stand-in: can't answer $*" >&2; exit 2 ;;
 esac
-"""
-
-LOAD = """#!/bin/sh
-# A card's part in a boot: the module that is installed is loaded.
-version=$(dpkg-query -W -f '${Version}' nvidia-kernel-open-dkms 2>/dev/null) || exit 0
-mount -t tmpfs none /sys/module
-mkdir /sys/module/nvidia
-echo "${version%%-*}" >/sys/module/nvidia/version
 """
 
 DAEMON = """[Unit]
@@ -299,12 +286,6 @@ def spec_of(host: Host, settings: Mapping[str, Any], versions: HostVersions) -> 
     )
 
 
-def plug_in(host: Host, *uuids: str) -> None:
-    """Put cards into a running host: seen from the next boot on, once a driver is there."""
-    host.put("/opt/card/gpus", "".join(f"{uuid}\n" for uuid in uuids))
-    host.put("/opt/card/boot", LOAD, mode="0755")
-
-
 def _build(package: Package, file: Path) -> str:
     """Make the .deb; its paragraph in Packages."""
     tree = file.with_suffix("")
@@ -346,8 +327,4 @@ def _run(*argv: str, stdin: str = "") -> str:
     return done.stdout
 
 
-def names(packages: Iterable[Package]) -> set[str]:
-    return {package.name for package in packages}
-
-
-__all__ = ["GPU", "Package", "Repository", "docker", "driver", "names", "plug_in", "spec_of", "toolkit"]
+__all__ = ["Package", "Repository", "docker", "driver", "spec_of", "toolkit"]

@@ -280,6 +280,65 @@ def test_a_reboot_that_is_not_allowed_now_is_only_noted(target: Target, reboot: 
     assert target.host.inside("systemctl is-active ssh") == "active"
 
 
+KERNELS = "6.1.0-50-amd64", "6.1.0-56-amd64"
+METAS = "linux-image-amd64", "linux-headers-amd64"
+
+
+@pytest.fixture
+def kernel(target: Target) -> Iterator[Target]:
+    """With a kernel, its menu of GRUB and a module for it, all as files; `modinfo` prints what is in the module's."""
+    host = target.host
+    target.repository.publish(*(Package(name=name, version=of) for name in METAS for of in ("99.50-1", "99.56-1")))
+    target.repository.copy_to(host)
+    host.put("/usr/local/sbin/modinfo", '#!/bin/sh\ncat "$3"\n', mode="0755")
+    host.put("/usr/local/sbin/update-grub", "#!/bin/sh\ncp /etc/default/grub.d/* /boot/grub/ || true\n", mode="0755")
+    menu = "".join(f"menuentry 'Debian' $menuentry_id_option 'gnulinux-{name}-advanced-1234' {{\n" for name in KERNELS)
+    host.put("/boot/grub/grub.cfg", f"submenu 'Advanced' $menuentry_id_option 'gnulinux-advanced-1234' {{\n{menu}")
+    _install_kernel(target, KERNELS[0])
+    _build(target, KERNELS[0])
+    host.inside(f"apt-get update -q; apt-get install -qy {' '.join(f'{name}=99.50-1' for name in METAS)}")
+    target.run("driver")
+    yield target
+    host.inside("apt-get purge -qy --allow-change-held-packages linux-image-amd64 linux-headers-amd64")
+    host.inside(
+        "rm -r /usr/local/sbin/modinfo /usr/local/sbin/update-grub /boot/vmlinuz-* /boot/grub /lib/modules/6.1*"
+    )
+    target.run("driver")
+
+
+def _install_kernel(target: Target, name: str) -> None:
+    target.host.put(f"/boot/vmlinuz-{name}", "")
+    target.host.put(f"/lib/modules/{name}/build/Makefile", "")
+
+
+def _build(target: Target, name: str) -> None:
+    target.host.put(f"/lib/modules/{name}/updates/dkms/nvidia.ko", f"{PINNED}\n")
+
+
+def test_a_kernel_that_the_driver_is_not_built_for_does_not_boot(kernel: Target) -> None:
+    """However it comes, such as by an unattended upgrade. With its module it boots, and more may come."""
+    assert kernel.pending("kernel") == ""
+    _install_kernel(kernel, KERNELS[1])
+    kernel.host.inside("apt-get upgrade -qy")
+    said = f"the driver {PINNED} has no module for kernel {KERNELS[1]}, so {KERNELS[0]} stays the one that boots"
+    assert kernel.pending("kernel").startswith(said)
+    chosen = kernel.host.inside("cat /boot/grub/inference-stack.cfg")
+    assert chosen == f'GRUB_DEFAULT="gnulinux-advanced-1234>gnulinux-{KERNELS[0]}-advanced-1234"'
+    assert kernel.held() >= set(METAS)
+    assert kernel.run("driver").strip() == QUIET
+
+    _build(kernel, KERNELS[1])
+    assert "no longer waiting: kernel" in kernel.run("driver")
+    assert not kernel.held() & set(METAS)
+    assert kernel.host.inside("ls /etc/default/grub.d") == ""
+
+
+def test_a_driver_without_a_module_for_any_kernel_is_told(kernel: Target) -> None:
+    kernel.host.inside("rm -r /lib/modules/6.1*/updates")
+    assert f"the driver {PINNED} has no module for kernel {KERNELS[0]}" in kernel.fails("driver")
+    _build(kernel, KERNELS[0])
+
+
 def test_docker_starts_with_its_settings_and_is_held(target: Target) -> None:
     """docker.com's package names and versions; what really runs containers is in test_scripts_engine.py."""
     target = target.with_(driver=None, data_root="/srv/docker")

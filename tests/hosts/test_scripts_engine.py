@@ -1,7 +1,6 @@
 """What the steps do to a GPU host: reboot, Docker with CDI, models that are drained. On one Debian 13, over SSH.
 
-Docker 26 and its CDI are real, the reboot is one as far as a container has them; cards, nvidia-smi and nvidia-ctk are
-stand-ins (repository.py).
+Docker 26 and its CDI are real, the reboot is one as far as a container has them; stand-ins: card.py, repository.py.
 """
 
 import json
@@ -13,10 +12,13 @@ import pytest
 
 from planning.hosts import steps
 from planning.hosts.steps import SERVING_LABEL
+from tests.hosts.card import RTX_4090, Card
 from tests.hosts.host import bare_host
-from tests.hosts.repository import GPU, Repository, driver, plug_in, toolkit
+from tests.hosts.repository import Repository, driver, toolkit
 from tests.hosts.steps import QUIET, Target
 
+CARD = Card.of(RTX_4090)
+GPU = CARD.uuids[0]
 OTHER_GPU = "GPU-8a1d2b47-52f6-4a0b-b7c3-5e9f64c0a902"
 CDI = "/var/run/cdi/nvidia.yaml"
 ALWAYS_OPEN = {"days": ["mon", "tue", "wed", "thu", "fri", "sat", "sun"], "opens": "00:00", "closes": "00:00"}
@@ -32,9 +34,8 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     repository.publish(*driver("580.170.01"), *driver("580.173.02"), *toolkit())
     settings = {"driver": {"branch": "580"}, "gpus": [GPU], "engine": "distribution", "reboot": ALWAYS_OPEN}
     versions = {"docker": {"version": "29.8.2", "distributions": {"debian-13": "26.1.5"}, "source": "tests"}}
-    with bare_host("new", distribution="debian-13") as host:
+    with bare_host("new", distribution="debian-13", card=CARD) as host:
         repository.copy_to(host)
-        plug_in(host, GPU)
         yield Target(host, repository, settings, versions)
 
 

@@ -120,18 +120,16 @@ non_free() { # Debian's own drivers are in components that a plain installation 
     drop "$file"
     return
   fi
-  entries=$(apt-get indextargets --format '$(REPO_URI)|$(SUITE)|$(CODENAME)|$(RELEASE)|$(SIGNED_BY)|$(ORIGIN)|$(COMPONENT)' \
-    'Created-By: Packages' | grep -vF inference-stack | sort -u)
+  entries=$(debians)
   if ! grep -q '|Debian|main$' <<<"$entries"; then
     apt_get update
-    entries=$(apt-get indextargets --format '$(REPO_URI)|$(SUITE)|$(CODENAME)|$(RELEASE)|$(SIGNED_BY)|$(ORIGIN)|$(COMPONENT)' \
-      'Created-By: Packages' | sort -u)
+    entries=$(debians)
   fi
   # The same places and keys as those of `main`, which may be a mirror; those that have them already are left out.
   local uri suite codename release key origin component text=""
   while IFS='|' read -r uri suite codename release key origin component; do
     [[ $origin == Debian && $component == main ]] || continue
-    grep -qF "$uri|$suite|$codename|$release|$key|$origin|non-free" < <(elsewhere "$file" "$entries") && continue
+    if [[ ! -e $file ]] && grep -qF "$uri|$suite|$codename|$release|$key|$origin|non-free" <<<"$entries"; then continue; fi
     text+="Types: deb"$'\n'"URIs: $uri"$'\n'"Suites: $release"$'\n'"Components: contrib non-free non-free-firmware"$'\n'
     [[ -z $key ]] || text+="Signed-By: $key"$'\n'
     text+=$'\n'
@@ -142,8 +140,10 @@ non_free() { # Debian's own drivers are in components that a plain installation 
   fi
 }
 
-elsewhere() { # entries that don't come from our own file
-  if [[ -e $1 ]]; then grep -v '|non-free' <<<"$2" || true; else echo "$2"; fi
+debians() { # entries of Debian's own: where, releases, key, origin, component
+  # What isn't set comes back as its own name.
+  apt-get indextargets --format '$(REPO_URI)|$(SUITE)|$(CODENAME)|$(RELEASE)|$(SIGNED_BY)|$(ORIGIN)|$(COMPONENT)' \
+    'Created-By: Packages' 2>/dev/null | sed 's/\$([A-Z_]*)//g' | sort -u
 }
 
 updates() { # security updates by themselves; a driver that is pinned is left out by `driver`

@@ -1,10 +1,11 @@
 # shellcheck shell=bash
 # driver: NVIDIA's driver in one version, pinned and held, with modules for the kernel that will boot; a CUDA toolkit.
 
-DKMS_CONF=/etc/modprobe.d/inference-stack-nouveau.conf
+NOUVEAU=/etc/modprobe.d/inference-stack-nouveau.conf
 
 apply() {
-  must_repair_dpkg
+  # Of the driver itself, what is half installed is replaced by what follows: a build that failed would fail again.
+  [[ -z $(broken_elsewhere) ]] || must_repair_dpkg
   HELD=()
   if [[ $WANTED ]]; then
     driver
@@ -16,7 +17,22 @@ apply() {
   else
     drop /etc/apt/preferences.d/inference-stack-cuda
   fi
+  must_repair_dpkg
   hold "${HELD[@]}"
+}
+
+broken_elsewhere() { # packages that are half installed and not of the driver
+  local status package pattern
+  local -a family
+  # shellcheck disable=SC2153 # a setting
+  read -ra family <<<"$FAMILY"
+  while read -r status package; do
+    for pattern in "${family[@]}"; do
+      # shellcheck disable=SC2053 # a pattern it is
+      [[ ! $WANTED || $package != $pattern ]] || continue 2
+    done
+    echo "$package"
+  done < <(dpkg-query -W -f '${db:Status-Status} ${Package}\n' | grep -E '^(half|unpacked|triggers)')
 }
 
 undo() {
@@ -39,7 +55,6 @@ undo() {
 ours() { # installed packages of the versions that this step pinned
   local package have set
   local -a family
-  # shellcheck disable=SC2153 # a setting
   read -ra family <<<"$FAMILY"
   while read -r package have; do
     for set in driver cuda; do
@@ -53,9 +68,9 @@ leave_driver() {
     /etc/apt/apt.conf.d/60inference-stack-driver /etc/apt/apt.conf.d/61inference-stack-kernels \
     /usr/local/sbin/inference-stack-kernels
   free_kernels
-  if [[ -e $DKMS_CONF ]]; then
+  if [[ -e $NOUVEAU ]]; then
     # NVIDIA's packages have a file of their own for it, so nothing changes at the next boot while they stay.
-    drop "$DKMS_CONF"
+    drop "$NOUVEAU"
   fi
 }
 
@@ -98,7 +113,7 @@ cuda() {
 }
 
 nouveau() { # Linux' own driver, which would take the cards first
-  put "$DKMS_CONF" <<'END'
+  put "$NOUVEAU" <<'END'
 # Written by inference-stack: NVIDIA's driver needs the cards.
 blacklist nouveau
 options nouveau modeset=0
@@ -164,25 +179,107 @@ module_of() { # kernel -> version of NVIDIA's module that is built for it; nothi
   return 0
 }
 
-modules() { # modules of version $1 for the kernel that will boot, or an older kernel is kept
+modules() { # version: modules for the kernel that will boot, or an older kernel is kept
   local boot
   boot=$(kernels | tail -n 1)
-  if [[ ! $boot ]]; then return; fi # a container: its kernel is the machine's
-  if [[ $(module_of "$boot") != "$1" ]] && command -v dkms >/dev/null; then
+  if [[ $boot && $(module_of "$boot") != "$1" ]] && command -v dkms >/dev/null; then
+    echo "building modules for $boot, which takes minutes"
     dkms autoinstall -k "$boot" >"$STATE/dkms.log" 2>&1 || true
   fi
-  if [[ $(module_of "$boot") == "$1" ]]; then
+  # Kernels come without us too, by unattended upgrades: after each run of dpkg the same is looked at.
+  {
+    echo "#!/bin/bash"
+    echo "# Written by inference-stack: keeps the last kernel that the driver has a module for."
+    echo "set -euo pipefail"
+    echo "shopt -s inherit_errexit nullglob lastpipe"
+    echo "STATE=$STATE CHANGED="
+    declare -f say pending settled put drop kernels module_of watch_kernels boot_into hold_kernels free_kernels
+    echo "watch_kernels $1"
+  } | put /usr/local/sbin/inference-stack-kernels
+  chmod 755 /usr/local/sbin/inference-stack-kernels
+  put /etc/apt/apt.conf.d/61inference-stack-kernels <<'END'
+// Written by inference-stack.
+DPkg::Post-Invoke { "/usr/local/sbin/inference-stack-kernels || true"; };
+END
+  watch_kernels "$1"
+  [[ ! $boot || -n $(kept "$1") ]] || fail "the driver $1 has no module for kernel $boot" "$(build_error "$1")" \
+    "choose another driver branch, or another kernel"
+}
+
+kept() { # version -> the newest kernel with a module of it
+  local kernel newest=""
+  while read -r kernel; do
+    if [[ $(module_of "$kernel") == "$1" ]]; then newest=$kernel; fi
+  done < <(kernels)
+  echo "$newest"
+}
+
+watch_kernels() { # version: the kernel that boots next has a module of it, or an older one that has is made to boot
+  local kernel boot="" newest=""
+  while read -r kernel; do
+    boot=$kernel
+    if [[ $(module_of "$kernel") == "$1" ]]; then newest=$kernel; fi
+  done < <(kernels)
+  if [[ $boot == "$newest" || ! $newest ]]; then
     free_kernels
     return
   fi
-  keep_kernel "$1" "$boot"
+  boot_into "$newest"
+  hold_kernels
+  pending kernel "the driver $1 has no module for kernel $boot, so $newest stays the one that boots: choose a newer driver"
 }
 
-keep_kernel() { # version, kernel it can't be built for
-  fail "the driver $1 has no module for kernel $2" "$(build_error "$1")" "choose another driver branch"
+boot_into() { # kernel: GRUB's menu names it by an id; without GRUB a person must see to it
+  local id submenu
+  [[ -e /boot/grub/grub.cfg ]] || return 0
+  id=$(grep -oE "gnulinux-$1-advanced-[^' ]+" /boot/grub/grub.cfg | head -n 1 || true)
+  submenu=$(grep -oE "gnulinux-advanced-[^' ]+" /boot/grub/grub.cfg | head -n 1 || true)
+  [[ $id ]] || return 0
+  mkdir -p /etc/default/grub.d
+  if ! grep -qsF "$id" /etc/default/grub.d/inference-stack.cfg; then
+    echo "GRUB_DEFAULT=\"${submenu:+$submenu>}$id\"" | put /etc/default/grub.d/inference-stack.cfg
+    update-grub >/dev/null 2>&1
+  fi
 }
 
-free_kernels() { :; }
+hold_kernels() { # names that bring each new kernel with them. dpkg itself is asked: a hook of apt runs within apt's lock
+  local package
+  while read -r package; do
+    if ! apt-mark showhold | grep -qxF "$package"; then
+      mkdir -p "$STATE/holds"
+      echo "$package" >>"$STATE/holds/kernels"
+      echo "$package hold" | DPKG_FRONTEND_LOCKED=1 dpkg --set-selections
+      say "held $package"
+    fi
+  done < <(dpkg-query -W -f '${db:Status-Status} ${Package}\n' 'linux-image-*' 'linux-headers-*' 2>/dev/null |
+    sed -n 's/^installed //p' | grep -vE '^linux-(image|headers)-(unsigned-)?[0-9]')
+}
+
+free_kernels() {
+  local package
+  if [[ -e /etc/default/grub.d/inference-stack.cfg ]]; then
+    drop /etc/default/grub.d/inference-stack.cfg
+    update-grub >/dev/null 2>&1 || true
+  fi
+  settled kernel
+  [[ -e $STATE/holds/kernels ]] || return 0
+  while read -r package; do
+    echo "$package install" | DPKG_FRONTEND_LOCKED=1 dpkg --set-selections
+    say "no longer held: $package"
+  done <"$STATE/holds/kernels"
+  rm "$STATE/holds/kernels"
+}
+
+install_failed() { # what: because of a build that failed, or something else
+  local log
+  for log in /var/lib/dkms/nvidia*/*/build/make.log; do
+    if [[ $log -nt $STATE/last.log && -e $log ]] && grep -qE 'error:|Error [0-9]' "$log"; then
+      fail "the modules of $1 can't be built" "$(build_error "$(cut -d / -f 6 <<<"$log")")" \
+        "choose another driver branch, or remove the kernel that it isn't made for"
+    fi
+  done
+  explain "installing $1"
+}
 
 build_error() { # version -> first error of the last failed build
   local log line

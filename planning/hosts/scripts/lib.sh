@@ -415,8 +415,8 @@ enable_unit() { # units that exist: started at boot; started now where $1 is --n
       say "enabled $unit"
     fi
     if [[ $now == --now ]] && ! systemctl -q is-active "$unit"; then
+      [[ $(systemctl is-active "$unit") == activating ]] || say "started $unit"
       systemctl start "$unit" || fail "$unit doesn't start" "$(systemctl --no-pager -n 3 status "$unit" 2>&1 | tail -n 1)" "see \`journalctl -u $unit\` on the host"
-      say "started $unit"
     fi
   done
 }
