@@ -162,6 +162,19 @@ def test_facts_end_the_wait_and_change_no_host(site: Site) -> None:
             file.unlink()
 
 
+def test_what_somebody_changed_is_repaired_by_the_next_up_and_the_one_after_is_empty(site: Site) -> None:
+    host = site.hosts["one"]
+    host.inside("apt-mark unhold libcuda1")
+    found = site.clone.run("make", "drift", f"STACK={STACK}", check=False)
+    assert found.returncode != 0
+    assert "one: 1 difference\n  driver  no longer held: libcuda1\ntwo: as the spec has it\n" in found.stdout
+    assert site.clone.changes() == {"update": ["one-driver"]}
+    site.up()
+    assert "libcuda1" in host.inside("apt-mark showhold").split()
+    site.clone.run("make", "drift", f"STACK={STACK}")
+    assert site.clone.changes() == {}
+
+
 def test_a_changed_setting_shows_as_that_step_of_that_host_and_runs_it_alone(site: Site) -> None:
     before = {name: ran(host) for name, host in site.hosts.items()}
     site.settings["one"]["models_free_gib"] = 2
