@@ -24,7 +24,7 @@ class Gateway(Frozen):
     host: Name | None = None
     """The host that runs gateway and monitoring; a stack with one host needs no word of it."""
     port: Port = 8080
-    """Where nginx listens: on 127.0.0.1 in dev."""
+    """Where nginx listens: on loopback of the gateway's host."""
     instances: Annotated[int, Field(ge=1, le=4)] = 1
     """LiteLLM instances. With two, a change of the gateway fails no request."""
     keys: dict[Name, ApiKey]
