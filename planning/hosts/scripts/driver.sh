@@ -65,7 +65,7 @@ ours() { # installed packages of the versions that this step pinned
 
 leave_driver() {
   drop /etc/apt/preferences.d/inference-stack-driver /etc/apt/preferences.d/inference-stack-pinning \
-    /etc/apt/apt.conf.d/60inference-stack-driver /etc/apt/apt.conf.d/61inference-stack-kernels \
+    /etc/apt/apt.conf.d/60inference-stack-driver /etc/apt/apt.conf.d/60inference-stack-kernels \
     /usr/local/sbin/inference-stack-kernels
   free_kernels
   if [[ -e $NOUVEAU ]]; then
@@ -197,7 +197,7 @@ modules() { # version: modules for the kernel that will boot, or an older kernel
     echo "watch_kernels $1"
   } | put /usr/local/sbin/inference-stack-kernels
   chmod 755 /usr/local/sbin/inference-stack-kernels
-  put /etc/apt/apt.conf.d/61inference-stack-kernels <<'END'
+  put /etc/apt/apt.conf.d/60inference-stack-kernels <<'END'
 // Written by inference-stack.
 DPkg::Post-Invoke { "/usr/local/sbin/inference-stack-kernels || true"; };
 END
