@@ -87,8 +87,8 @@ def _gpu_rows(asked: Mapping[str, Facts]) -> Iterable[Sequence[str]]:
 
 
 def _notes(host: Host, facts: Facts) -> Iterable[str]:
-    for what, why in facts.pending.items():
-        yield f"waits ({what}): {why}"
+    for why in facts.pending.values():
+        yield f"waiting: {why}"
     if facts.driver.smi_error:
         yield f"nvidia-smi says: {facts.driver.smi_error}"
     for problem in facts.problems:

@@ -60,7 +60,7 @@ def test_a_ready_host_shows_what_runs_and_waits_and_the_lines_to_paste() -> None
         f"studio-1  0000:41:00.0  81559 MiB     9.0      on   {shaped.GPU}  NVIDIA H100 80GB HBM3",
         f"studio-1  000f:01:00.0  the system's  12.1     -    {shaped.SECOND}  NVIDIA GB10",
         "",
-        "studio-1: waits (reboot): 580.105.08 is installed, 580.82.07 is loaded",
+        "studio-1: waiting: 580.105.08 is installed, 580.82.07 is loaded",
         "studio-1: nvidia-smi says: Unable to determine the device handle",
         "",
         "stack_configs/prod.yaml doesn't name all GPUs. Write under `hosts:` those that models may use:",
