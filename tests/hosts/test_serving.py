@@ -1,0 +1,328 @@
+"""A stack on two hosts, by Pulumi's real engine and Docker over real SSH: gateway on one, models on both.
+
+Engines are stand-ins: a fake one, as quick as a test needs it, and llm-d-inference-sim, which has vLLM's metrics.
+"""
+
+import hashlib
+import json
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pulumi import automation
+
+from components import replacement
+from components.ssh import command_on
+from components.stack import InferenceStack, InferenceStackArgs
+from planning.containers import ContainerPlan, Health
+from planning.names import FRONT_PORT, VLLM_PORT
+from planning.plans import ModelPlan, StackPlan
+from planning.stack import plan_stack
+from stack_configs.schema.stack import StackSpec
+from tests.docker_run import need_image
+from tests.golden.specs import host_versions
+from tests.hosts.engine import Project
+from tests.hosts.host import Host, bare_hosts, login
+from tests.simulator import simulator
+
+KEY = "sk-me-0123456789abcdef"
+IMAGES = {"alertmanager", "litellm", "nginx", "node-exporter", "prometheus"}
+FAKE_ENGINE = (Path(__file__).parents[1] / "contract" / "fake_engine.py").read_text()
+ENDS = "import signal, sys\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit())\n"
+"""The first process of a container ignores the signal otherwise, and a host that shuts down waits 90 s for it."""
+FETCH = "from pathlib import Path\nimport sys\nat = Path(sys.argv[1])\nat.parent.mkdir(parents=True, exist_ok=True)\n"
+FETCH += "at.write_text('weights')\nprint('fetched')\n"
+MODELS_DIR = "/var/lib/inference-stack/models"
+PREPARED = {"engine": "distribution", "models_dir": MODELS_DIR, "models_free_gib": 1}
+WAITS = "it has no facts yet"
+
+
+def file_of(hosts: list[Host]) -> dict[str, Any]:
+    source = {"repo": "some/model", "revision": "0" * 40}
+    first, second = (host.name for host in hosts)
+    return {
+        "versions": "2026.11",
+        "hosts": {
+            host.name: {"connection": host.connection, "lan_address": host.address, **PREPARED} for host in hosts
+        },
+        "models": {
+            "near": {"source": source, "replicas": [{"host": first}], "start_timeout_s": 60},
+            "far": {"source": source, "replicas": [{"host": second}], "start_timeout_s": 60},
+            "sim": {"source": source, "replicas": [{"host": second}], "start_timeout_s": 60},
+        },
+        "gateway": {"host": first, "keys": {"me": {}}, "fallbacks": {"far": ["near"]}},
+    }
+
+
+def engine(plan: ContainerPlan, broken: bool) -> ContainerPlan:
+    """The planned replica with a stand-in for its image; all that says where it runs, and how, is as planned."""
+    if plan.service.startswith("sim-"):
+        stand_in = simulator(model="sim")
+        return replace(plan, image=stand_in.image, user=stand_in.user, command=stand_in.command, health=None, env={})
+    ready = f"import urllib.request as r; r.urlopen('http://127.0.0.1:{VLLM_PORT}/health', timeout=2)"
+    source = "raise SystemExit('broken on purpose')" if broken else ENDS + FAKE_ENGINE
+    return replace(
+        plan,
+        image=need_image("python"),
+        entrypoint=("python3", "-c", source),
+        command=(),
+        env={},
+        health=Health(command=("python3", "-c", ready), interval_s=1, start_period_s=5, retries=2),
+        ready_within_s=40,
+        stop_grace_s=5,
+    )
+
+
+def fetch(plan: ContainerPlan) -> ContainerPlan:
+    into = plan.command[-1]
+    return replace(plan, image=need_image("python"), command=(f"{into}/weights",), files={"fetch.py": FETCH})
+
+
+def planned(spec: StackSpec, broken: tuple[str, ...]) -> StackPlan:
+    plan = plan_stack(spec)
+    models = tuple(
+        ModelPlan(
+            name=model.name,
+            fetches=tuple(fetch(one) for one in model.fetches),
+            replicas=tuple(engine(one, model.name in broken) for one in model.replicas),
+        )
+        for model in plan.models
+    )
+    return replace(plan, models=models)
+
+
+def program(inputs: dict[str, Any]) -> None:
+    InferenceStack("test", InferenceStackArgs(plan=planned(inputs["spec"], inputs.get("broken", ()))))
+
+
+def give_images(host: Host, *tags: str) -> None:
+    """Images reach a host without a registry as files do."""
+    save = subprocess.Popen(["docker", "save", *tags], stdout=subprocess.PIPE)
+    load = subprocess.run([*host.ssh_argv(), "docker load -q"], stdin=save.stdout, capture_output=True, check=False)
+    assert save.wait() == 0
+    assert load.returncode == 0, load.stderr.decode()
+
+
+@dataclass
+class Serving:
+    first: Host
+    second: Host
+    project: Project
+    spec: StackSpec
+    port: int
+    """On this machine's loopback: the gateway's, through SSH."""
+
+    def up(self, *, broken: tuple[str, ...] = (), **changes: Any) -> dict[str, int]:
+        """Operation → number of resources."""
+        self.project.inputs = {"spec": self.spec.model_copy(update=changes), "broken": broken}
+        return {op: count for op, count in self.project.up().items() if op != "same"}
+
+    def chat(self, model: str, text: str = "hello") -> dict[str, Any]:
+        """The answer; for a refusal `{"status": …}`."""
+        body = json.dumps({"model": model, "messages": [{"role": "user", "content": text}]}).encode()
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}/v1/chat/completions",
+            body,
+            {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"},
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return dict(json.load(answer))
+        except urllib.error.HTTPError as error:
+            return {"status": error.code, "text": error.read().decode()}
+
+    def answers(self, model: str, within_s: float = 60) -> dict[str, Any]:
+        deadline = time.monotonic() + within_s
+        while "choices" not in (answer := self.chat(model)):
+            assert time.monotonic() < deadline, answer
+            time.sleep(0.5)
+        return answer
+
+
+@contextmanager
+def forwarded(host: Host, port: int) -> Iterator[int]:
+    """A port of this machine's loopback that leads to one on the host's, as a user reaches the gateway."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        here = int(probe.getsockname()[1])
+    argv = host.ssh_argv()
+    tunnel = subprocess.Popen([*argv[:-1], "-N", "-L", f"127.0.0.1:{here}:127.0.0.1:{port}", argv[-1]])
+    try:
+        yield here
+    finally:
+        tunnel.terminate()
+        tunnel.wait()
+
+
+def spec_of(hosts: list[Host]) -> StackSpec:
+    return StackSpec.model_validate(
+        {
+            "stack": "test",
+            "file": file_of(hosts),
+            "images": {
+                **{name: {"ref": need_image(name), "starts_in_s": 1} for name in IMAGES},
+                "vllm-cpu": {"ref": "replaced", "starts_in_s": 1},
+            },
+            "host_versions": host_versions("2026.11"),
+            "key_hashes": {"me": hashlib.sha256(KEY.encode()).hexdigest()},
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    python, nginx, exporter, sim = (need_image(name) for name in ("python", "nginx", "node-exporter", "llm-d-sim"))
+    every = [need_image(name) for name in IMAGES]
+    with pytest.MonkeyPatch.context() as patch, bare_hosts("studio-1", "studio-2", distribution="debian-13") as hosts:
+        first, second = hosts
+        folder = tmp_path_factory.mktemp("serving")
+        patch.chdir(folder)  # where Pulumi starts programs and plugins
+        patch.setenv("SSH_AUTH_SOCK", str(login().agent))
+        spec = spec_of(hosts)
+        project = Project(folder, program)
+        with forwarded(first, spec.file.gateway.port) as port:
+            made = Serving(first, second, project, spec, port)
+            made.up(waiting={host.name: WAITS for host in hosts})
+            assert running_on(first) | running_on(second) == set()
+            with ThreadPoolExecutor() as pool:
+                list(pool.map(give_images, hosts, [python, python], [nginx, nginx], [exporter, exporter]))
+            give_images(second, sim)
+            give_images(first, *every)
+            made.up()
+            yield made
+            project.destroy()
+
+
+def test_models_of_both_hosts_answer_through_the_gateway(serving: Serving) -> None:
+    for model in ("near", "far", "sim"):
+        assert serving.answers(model)["choices"], model
+
+
+def test_nothing_changes_by_itself(serving: Serving) -> None:
+    assert serving.up() == {}
+    assert set(serving.project.refresh()) == {"same"}
+    assert serving.up() == {}
+
+
+def running_on(host: Host) -> set[str]:
+    rows = host.ssh("docker ps --format '{{.Names}}'").stdout.split()
+    return {row.removeprefix("inference-test-") for row in rows}
+
+
+def test_each_host_runs_its_own_part(serving: Serving) -> None:
+    assert running_on(serving.first) == {"near-0", "litellm-0", "nginx", "prometheus", "alertmanager", "node-exporter"}
+    assert running_on(serving.second) == {"far-0", "sim-0", "front-studio-2", "node-exporter-studio-2"}
+
+
+def test_weights_lie_in_the_folder_that_the_host_was_prepared_with(serving: Serving) -> None:
+    for host in (serving.first, serving.second):
+        (weights,) = host.inside(f"find {MODELS_DIR} -type f").splitlines()
+        assert weights.endswith("/weights")
+
+
+def test_a_host_listens_on_loopback_and_its_front_on_the_lan_address(serving: Serving) -> None:
+    for host, beyond in ((serving.first, set[str]()), (serving.second, {f"{serving.second.address}:{FRONT_PORT}"})):
+        listening = {row.split()[3] for row in host.inside("ss -Hltn").splitlines()}
+        assert listening, "nothing listens at all"
+        assert {at for at in listening if not at.startswith("127.") and not at.endswith(":22")} == beyond
+
+
+def status_of(url: str) -> int:
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def test_the_front_answers_the_gateways_host_alone(serving: Serving) -> None:
+    assert status_of(f"http://{serving.second.address}:{FRONT_PORT}/far-0/v1/models") == 403
+    # By loopback, as a mesh would publish it; engines' other paths are not let through.
+    with forwarded(serving.second, FRONT_PORT) as port:
+        deadline = time.monotonic() + 10
+        while True:
+            try:
+                found = [
+                    status_of(f"http://127.0.0.1:{port}/sim-0/{path}") for path in ("health", "v1/load_lora_adapter")
+                ]
+                break
+            except OSError:
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+        assert found == [200, 404]
+
+
+def test_prometheus_watches_both_hosts(serving: Serving) -> None:
+    wanted = {
+        "alertmanager:9093": "",
+        "litellm-0:4000": "",
+        "node-exporter-studio-2:9100": "studio-2",
+        "node-exporter:9100": "studio-1",
+        "prometheus:9090": "",
+        "sim-0:8000": "",
+    }
+    query = "docker exec inference-test-prometheus wget -q -O - 'http://127.0.0.1:9090/api/v1/query?query=up==1'"
+    deadline = time.monotonic() + 60
+    while True:
+        rows = json.loads(serving.first.ssh(query).stdout)["data"]["result"]
+        found = {row["metric"]["instance"]: row["metric"].get("host", "") for row in rows}
+        if wanted.items() <= found.items():
+            return
+        assert time.monotonic() < deadline, found
+        time.sleep(2)
+
+
+def test_a_model_that_can_not_start_on_a_host_over_ssh_leaves_the_one_before(serving: Serving) -> None:
+    before = serving.second.ssh("docker inspect -f '{{.Id}}' inference-test-far-0").stdout
+    with pytest.raises(automation.CommandError, match="far-0 was not replaced: the container before it serves again"):
+        serving.up(broken=("far",))
+    assert serving.second.ssh("docker inspect -f '{{.Id}}' inference-test-far-0").stdout == before
+    assert serving.answers("far")["choices"]
+    serving.up()
+    assert running_on(serving.second) == {"far-0", "sim-0", "front-studio-2", "node-exporter-studio-2"}
+    assert serving.second.ssh("docker ps -aq -f name=-failed- -f name=-previous-").stdout == ""
+    assert serving.answers("far")["choices"]
+
+
+def test_a_host_brings_the_model_back_when_nobody_comes_to_finish_a_replacement(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pulumi's machine is gone right after it has stopped the old container."""
+    far = replacement.Docker(command_on("studio-2", Path(".state/ssh/test/config")))
+    kept = replacement._current(far, "inference-test-far-0")
+    assert kept
+    (plan,) = (one for one in planned(serving.spec, ()).containers if one.service == "far-0")
+    monkeypatch.setattr(replacement, "RELEASE_S", 0)
+    monkeypatch.setattr(replacement, "SPARE_S", 0)
+    replacement._put_aside(far, replace(plan, stop_grace_s=3, ready_within_s=3), kept)
+    assert "far-0" not in running_on(serving.second)
+    deadline = time.monotonic() + 60
+    while "far-0" not in running_on(serving.second):
+        assert time.monotonic() < deadline
+        time.sleep(1)
+    assert serving.up() == {}
+
+
+def test_models_are_back_after_a_reboot_without_an_up(serving: Serving) -> None:
+    serving.second.reboot()
+    assert serving.answers("sim")["choices"]
+    assert serving.answers("far")["choices"]
+    assert serving.up() == {}
+
+
+def test_a_host_that_waits_is_left_out_and_taken_in_again(serving: Serving) -> None:
+    serving.up(waiting={"studio-2": WAITS})
+    assert running_on(serving.second) == set()
+    assert serving.chat("far")["status"] == 404
+    assert serving.answers("near")["choices"]
+    serving.up()
+    assert serving.answers("far")["choices"]
