@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from planning.serving.ledger.architecture import Attention, Cross, Latent, Layer, State
 from planning.serving.ledger.kv import Batch, Pool, blocks_in, holds_one, longest_context, pool_of, tokens_in
+from planning.serving.ledger.shape import Attention, Cross, Latent, Layer, State
 from tests.docker_run import docker, need_image
 from tests.unit.ledger import shapes
 

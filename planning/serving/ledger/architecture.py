@@ -5,10 +5,11 @@ layer kinds and their names in config.json follow vLLM 0.31 (vllm/model_executor
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
 
-from planning.serving.ledger.quantization import Quantization, quantization_of
+from planning.serving.ledger.quantization import quantization_of
+from planning.serving.ledger.shape import Architecture, Attention, Cross, Latent, Layer, Mlp, Parameters, State
 
 Config = Mapping[str, Any]
 """config.json, or the part of it that describes the language model."""
@@ -18,99 +19,8 @@ class NotCovered(Exception):
     """The ledger can't count this model. The text says which part."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Attention:
-    """A layer that keeps K and V of tokens: of all, or of the last `window`."""
-
-    kv_heads: int
-    head_dim: int
-    value_dim: int
-    window: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Latent:
-    """A layer of multi-head latent attention (DeepSeek): one vector a token, the same on every GPU."""
-
-    width: int
-    """kv_lora_rank + qk_rope_head_dim, elements."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class State:
-    """A layer with a state of fixed size for each request (gated delta net)."""
-
-    conv_dim: int
-    conv_length: int
-    heads: int
-    key_dim: int
-    value_dim: int
-    element_bytes: int
-    """Of the recurrent state; the convolution's has the model's type."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cross:
-    """A decoder's attention to the encoder's output (Whisper)."""
-
-    kv_heads: int
-    head_dim: int
-
-
-Layer = Attention | Latent | State | Cross
-"""A layer with a cache. Layers without one, such as BERT's, aren't listed."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Mlp:
-    """The widths that decide a layer's transient memory, elements."""
-
-    width: int
-    """Of the widest dense block; 0 where all blocks are experts."""
-    expert_width: int = 0
-    experts_per_token: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Parameters:
-    """Numbers in the weights, by how they are stored and split between GPUs."""
-
-    linear: int
-    """In layers that tensor parallelism splits and quantization shrinks."""
-    kv: int
-    """K and V projections: the same, but split no finer than their heads."""
-    plain: int
-    """Embeddings and output layer, and what a quantized checkpoint leaves as it is: split, not shrunk."""
-    replicated: int
-    """Norms, routers, latent projections: whole on every GPU."""
-
-    @property
-    def total(self) -> int:
-        return self.linear + self.kv + self.plain + self.replicated
-
-
-@dataclass(frozen=True, kw_only=True)
-class Architecture:
-    name: str
-    """`architectures` of config.json: `Qwen3ForCausalLM`."""
-    kind: Literal["generate", "embed", "transcribe"]
-    layers: tuple[Layer, ...]
-    hidden: int
-    heads: int
-    kv_heads: int
-    vocabulary: int
-    mlp: Mlp
-    parameters: Parameters
-    dtype: Literal["bfloat16", "float16", "float32"]
-    """What the weights are stored in."""
-    max_positions: int
-    quantization: Quantization | None = None
-    unpromised: str | None = None
-    """Why the KV cache can be counted and the rest can't, for models that are covered in part."""
-
-
 def architecture_of(config: Config) -> Architecture:
-    """Read config.json. Raises NotCovered."""
+    """Read config.json. Raises NotCovered, whatever is in it."""
     text = config.get("text_config") or config
     if not isinstance(text, Mapping):
         raise NotCovered("`text_config` of config.json is no object")
@@ -122,7 +32,15 @@ def architecture_of(config: Config) -> Architecture:
         if text.get(key):
             raise NotCovered(what)
     towers = [key for key in ("vision_config", "audio_config") if config.get(key)]
-    architecture = read(text if text is config else {**config, **text})
+    try:
+        architecture = read(text if text is config else {**config, **text})
+        sound = min(architecture.hidden, architecture.heads, architecture.kv_heads, architecture.max_positions) > 0
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise NotCovered(f"a config.json that isn't like those of {family} ({error})") from error
+    if not sound:
+        raise NotCovered(f"a config.json of {family} without heads, width or positions")
+    if architecture.quantization and not architecture.quantization.bits:
+        raise NotCovered(f"weights quantized as {architecture.quantization.method}")
     if towers:
         named = " and ".join(key.removesuffix("_config") for key in towers)
         return replace(architecture, unpromised=f"the memory of its {named} encoder isn't counted")
@@ -139,15 +57,28 @@ UNCOUNTED: Mapping[str, str] = {
 """Keys that, when set, mean memory that isn't counted here."""
 
 
+LARGEST = 100_000_000
+"""Of any number in a config.json: the longest contexts are a tenth of it."""
+MOST_LAYERS = 1000
+
+
 def number(config: Config, *names: str, default: int | None = None) -> int:
     """The first of these keys that is set. Raises NotCovered."""
     for name in names:
         value = config.get(name)
-        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST:
             return value
     if default is None:
         raise NotCovered(f"config.json without {' or '.join(names)}")
     return default
+
+
+def _count(config: Config, name: str) -> int:
+    """Layers. Raises NotCovered."""
+    found = number(config, name)
+    if not 1 <= found <= MOST_LAYERS:
+        raise NotCovered(f"{found} layers")
+    return found
 
 
 def _dtype(config: Config) -> Literal["bfloat16", "float16", "float32"]:
@@ -162,7 +93,7 @@ def _decoder(config: Config) -> Architecture:
     """Llama and all that keeps its layout: grouped-query attention, gated MLPs or experts."""
     family = str(config["model_type"])
     hidden, heads = number(config, "hidden_size"), number(config, "num_attention_heads")
-    count = number(config, "num_hidden_layers")
+    count = _count(config, "num_hidden_layers")
     kv_heads = number(config, "num_key_value_heads", default=heads)
     head_dim = number(config, "head_dim", default=0) or hidden // heads
     windows = _windows(config, family, count)
@@ -301,7 +232,7 @@ def _mlps(config: Config, count: int) -> tuple[Mlp, int, int, int, int]:
 def _latent(config: Config) -> Architecture:
     """DeepSeek V2 and V3, Kimi K2: multi-head latent attention and experts."""
     hidden, heads = number(config, "hidden_size"), number(config, "num_attention_heads")
-    count = number(config, "num_hidden_layers")
+    count = _count(config, "num_hidden_layers")
     rank, rope = number(config, "kv_lora_rank"), number(config, "qk_rope_head_dim")
     nope, value = number(config, "qk_nope_head_dim"), number(config, "v_head_dim")
     q_rank = number(config, "q_lora_rank", default=0)
@@ -331,7 +262,7 @@ def _latent(config: Config) -> Architecture:
 
 def _encoder(config: Config) -> Architecture:
     """BERT and RoBERTa: embeddings, no KV cache at all."""
-    hidden, count = number(config, "hidden_size"), number(config, "num_hidden_layers")
+    hidden, count = number(config, "hidden_size"), _count(config, "num_hidden_layers")
     heads, width = number(config, "num_attention_heads"), number(config, "intermediate_size")
     positions = number(config, "max_position_embeddings")
     tables = number(config, "vocab_size") + positions + 2
@@ -361,8 +292,8 @@ def _encoder(config: Config) -> Architecture:
 def _whisper(config: Config) -> Architecture:
     """Whisper: an encoder, and a decoder that attends to itself and to the encoder."""
     hidden, heads = number(config, "d_model"), number(config, "decoder_attention_heads")
-    count, width = number(config, "decoder_layers"), number(config, "decoder_ffn_dim")
-    encoder = number(config, "encoder_layers")
+    count, width = _count(config, "decoder_layers"), number(config, "decoder_ffn_dim")
+    encoder = _count(config, "encoder_layers")
     encoder_width = number(config, "encoder_ffn_dim")
     head_dim = hidden // heads
     own = Attention(kv_heads=heads, head_dim=head_dim, value_dim=head_dim)

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from planning.serving.ledger.architecture import Architecture
 from planning.serving.ledger.cards import Card
 from planning.serving.ledger.kv import (
     Batch,
@@ -24,6 +23,7 @@ from planning.serving.ledger.kv import (
 )
 from planning.serving.ledger.memory import ACCURACY, MARGIN, Memory, Run, batch_of, memory_of
 from planning.serving.ledger.quantization import Quantization, refusal
+from planning.serving.ledger.shape import Architecture
 
 TYPICAL_TOKENS = 2000
 """Prompt and answer of a user's request: a few pages in, a page out."""

@@ -8,7 +8,7 @@ the two. Bytes throughout, per GPU.
 from collections import Counter
 from dataclasses import dataclass
 
-from planning.serving.ledger.architecture import Architecture, Attention, Cross, Latent, Layer, State
+from planning.serving.ledger.shape import Architecture, Attention, Cross, Latent, Layer, State
 
 BLOCK_TOKENS = 16
 """Tokens of a block where nothing asks for more."""

@@ -10,8 +10,8 @@ the model: one that finds it compiled has about 1 GiB more. Bytes, per GPU.
 from dataclasses import dataclass
 from math import ceil
 
-from planning.serving.ledger.architecture import Architecture, Parameters, State
 from planning.serving.ledger.kv import Batch
+from planning.serving.ledger.shape import Architecture, Parameters, State
 
 GIB = 1024**3
 ENGINE = (0, 31)

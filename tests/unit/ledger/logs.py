@@ -7,10 +7,10 @@ from typing import Any
 
 import yaml
 
-from planning.serving.ledger.architecture import Architecture
 from planning.serving.ledger.cards import card
 from planning.serving.ledger.kv import Batch, Pool, blocks_in, bytes_per_token, pool_of, tokens_in
 from planning.serving.ledger.memory import ENGINE, GIB, Memory, Run, batch_of, memory_of
+from planning.serving.ledger.shape import Architecture
 from tests.unit.ledger import shapes
 
 FILE = Path(__file__).with_name("logs.yaml")

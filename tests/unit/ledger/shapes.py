@@ -6,7 +6,8 @@ from typing import Any
 
 import yaml
 
-from planning.serving.ledger.architecture import Architecture, architecture_of
+from planning.serving.ledger.architecture import architecture_of
+from planning.serving.ledger.shape import Architecture
 
 FILE = Path(__file__).with_name("shapes.yaml")
 

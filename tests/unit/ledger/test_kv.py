@@ -4,7 +4,6 @@ import random
 
 import pytest
 
-from planning.serving.ledger.architecture import Architecture, Attention
 from planning.serving.ledger.kv import (
     Batch,
     Pool,
@@ -17,6 +16,7 @@ from planning.serving.ledger.kv import (
     requests_at_once,
 )
 from planning.serving.ledger.memory import GIB
+from planning.serving.ledger.shape import Architecture, Attention
 from tests.unit.ledger import shapes
 from tests.unit.ledger.logs import Log, logs
 
