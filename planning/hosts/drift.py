@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from planning.hosts.installed import driver_pin
 from planning.hosts.plan import STEPS, HostPlan, StepName
 from planning.hosts.steps import needs_toolkit, plan_host
-from planning.hosts.wanted import docker_settings, is_build, moves, not_held, wanted
+from planning.hosts.wanted import REMOVED, docker_settings, is_build, moves, not_held, wanted
 from stack_configs.schema.facts import Facts
 from stack_configs.schema.hosts import Host
 from stack_configs.schema.stack import StackSpec
@@ -79,7 +79,8 @@ def _packages(host: Host, spec: StackSpec, facts: Facts) -> Iterator[Difference]
     for of in wanted(host, spec.host_versions, facts):
         for move in moves(of, facts):
             have = f"is {move.have}" if move.have else "is not installed"
-            yield Difference(step=of.step, says=f"{move.package} {have}, the spec has {move.to}")
+            wants = "none" if move.to == REMOVED else move.to
+            yield Difference(step=of.step, says=f"{move.package} {have}, the spec has {wants}")
         if loose := not_held(of, facts):
             yield Difference(step=of.step, says=f"no longer held: {', '.join(loose)}")
     for package, found in facts.packages.items():

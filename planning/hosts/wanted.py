@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 
 from planning.hosts import packages
-from planning.hosts.installed import distribution, driver_packages
+from planning.hosts.installed import branch_of, distribution, driver_packages, upstream
 from planning.hosts.packages import PackageSet
 from planning.hosts.plan import StepName
 from planning.hosts.steps import daemon_json, needs_toolkit
@@ -27,6 +27,9 @@ class Wanted:
     set: PackageSet
 
 
+REMOVED = "removed"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Move:
     """A package that is not in the wanted version."""
@@ -35,7 +38,7 @@ class Move:
     have: str | None
     """None: not installed."""
     to: str
-    """Upstream's version; `the newest` where none is pinned."""
+    """Upstream's version; `the newest` where none is pinned; REMOVED."""
 
     def __str__(self) -> str:
         return f"{self.package} {self.have or 'not installed'} → {self.to}"
@@ -63,7 +66,8 @@ def moves(of: Wanted, facts: Facts) -> tuple[Move, ...]:
     for name in (*of.set.first, *_members(of, facts)):
         have = _installed(name, facts)
         if have is None or not is_build(have, of.set.version):
-            found.append(Move(package=name, have=have, to=of.set.version))
+            to = REMOVED if have and _is_of_another(name, have, of) else of.set.version
+            found.append(Move(package=name, have=have, to=to))
     found += [Move(package=name, have=None, to="the newest") for name in of.set.loose if not _installed(name, facts)]
     return tuple(found)
 
@@ -77,6 +81,16 @@ def not_held(of: Wanted, facts: Facts) -> tuple[str, ...]:
 def is_build(full: str, version: str) -> bool:
     """Whether a package's version is a build of upstream's: 5:29.8.2-1~debian.12~bookworm of 29.8.2."""
     return re.fullmatch(rf"(\d+:)?{re.escape(version)}([-+~].*)?", full) is not None
+
+
+def _is_of_another(name: str, have: str, of: Wanted) -> bool:
+    """Whether the name carries another branch or version, so that no package of the wanted version has it."""
+    if name in (*of.set.first, *of.set.names):
+        return False
+    branch = branch_of(have)
+    return name.endswith(f"-{upstream(have)}") or (
+        branch != branch_of(of.set.version) and re.search(rf"-{branch}(-|$)", name) is not None
+    )
 
 
 def docker_settings(host: Host) -> str:
@@ -96,4 +110,4 @@ def _installed(name: str, facts: Facts) -> str | None:
     return found.version if found and found.status not in ("config-files", "not-installed") else None
 
 
-__all__ = ["Move", "Wanted", "docker_settings", "is_build", "moves", "not_held", "wanted"]
+__all__ = ["REMOVED", "Move", "Wanted", "docker_settings", "is_build", "moves", "not_held", "wanted"]

@@ -113,6 +113,41 @@ def test_a_driver_update_says_what_moves_who_reboots_and_which_models_feel_it(
     ]
 
 
+@pytest.mark.parametrize(
+    ("driver", "have", "moves"),
+    [
+        (
+            {"branch": "590"},
+            {},
+            [
+                "  packages  nvidia-driver-pinning-590.48.01 not installed → 590.48.01",
+                "            nvidia-open not installed → 590.48.01",
+                "            libcuda1 580.105.08-0ubuntu1 → 590.48.01",
+                "            nvidia-open-580 580.105.08-0ubuntu1 → removed",
+            ],
+        ),
+        (
+            {"branch": "590"},
+            {"nvidia-driver-pinning-590.40.01": "590.40.01-1", "nvidia-open": "590.40.01-1", "libcuda1": "590.40.01-1"},
+            [
+                "  packages  nvidia-driver-pinning-590.48.01 not installed → 590.48.01",
+                "            nvidia-open 590.40.01-1 → 590.48.01",
+                "            libcuda1 590.40.01-1 → 590.48.01",
+                "            nvidia-driver-pinning-590.40.01 590.40.01-1 → removed",
+            ],
+        ),
+    ],
+)
+def test_packages_whose_names_are_of_another_version_go(
+    driver: dict[str, str], have: dict[str, str], moves: list[str]
+) -> None:
+    host = shaped.host(driver=driver)
+    have = have or {"nvidia-open-580": prepared.DRIVER, "libcuda1": prepared.DRIVER}
+    facts = ready(host, packages={name: shaped.package(version, held=True) for name, version in have.items()})
+    said = lines(host, facts, "driver")
+    assert said[1 : said.index("  reboot    no")] == moves
+
+
 def test_a_hold_that_is_put_back_touches_nothing_else() -> None:
     host = shaped.host()
     unheld = prepared.packages()
