@@ -18,10 +18,17 @@ SPEC = prepared.spec(shaped.host(reboot="allowed"))
 UNHELD = {"packages": {name: of.model_copy(update={"held": False}) for name, of in prepared.packages().items()}}
 
 
-def run(monkeypatch: pytest.MonkeyPatch, answers: dict[str, Facts | str], root: Path, spec: StackSpec = SPEC) -> int:
+def run(
+    monkeypatch: pytest.MonkeyPatch,
+    answers: dict[str, Facts | str],
+    root: Path,
+    spec: StackSpec = SPEC,
+    *,
+    raise_counters: bool = True,
+) -> int:
     monkeypatch.setattr(drift, "load_stack", lambda stack, root: spec)  # noqa: ARG005
     monkeypatch.setattr(drift, "ask_all", lambda hosts: {name: answers[name] for name in hosts})
-    return drift.run("prod", None, root)
+    return drift.run("prod", None, root, raise_counters=raise_counters)
 
 
 @pytest.fixture
@@ -73,6 +80,15 @@ def test_asked_again_it_raises_nothing_more(monkeypatch: pytest.MonkeyPatch, pul
     assert (pulumi / "Pulumi.prod.yaml").read_text() == before
     # The `up` that follows notes the new digests, and its facts are as the spec has it.
     assert run(monkeypatch, {HOST: prepared.facts(raised)}, pulumi, raised) == 0
+
+
+def test_when_it_only_tells_the_config_stays(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(drift, "set_counters", lambda *_: pytest.fail("a counter was raised"))
+    answers: dict[str, Facts | str] = {HOST: prepared.facts(SPEC, **UNHELD)}
+    assert run(monkeypatch, answers, tmp_path, raise_counters=False) == 1
+    assert "no longer held" in capsys.readouterr().out
 
 
 def test_counters_that_cant_be_set_are_told_and_end_with_2(
