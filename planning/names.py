@@ -4,6 +4,8 @@ from zlib import crc32
 
 MODELS_VOLUME = "models"
 """Holds the weights, one folder a model and revision."""
+COMPILED_VOLUME = "compiled"
+"""Holds what engines compile for the host's GPUs, one folder a replica."""
 LITELLM_ALIAS = "litellm"
 """Resolves to all LiteLLM instances."""
 LITELLM_PORT = 4000

@@ -101,7 +101,8 @@ def test_engines_are_hardened_without_exception() -> None:
                 assert int(container.user.split(":")[0]) >= 20_000
             for replica in plan.replicas:
                 assert replica.networks == ("inner",)
-                assert all(mount.read_only for mount in replica.mounts)
+                writable = [mount.source for mount in replica.mounts if not mount.read_only]
+                assert writable == (["compiled"] if replica.gpus else [])
                 assert replica.user == f"{uid_of(replica.service)}:{uid_of(replica.service)}"
                 assert replica.shm_mib >= 256
 
@@ -165,3 +166,11 @@ def test_the_job_is_told_what_was_locked_and_which_mirror_to_ask() -> None:
     (random,) = plan_model("chat", spec("dev", file, locks={"chat": lock}, weights="random")).fetches
     assert "--lock" not in random.command
     assert "HF_ENDPOINT" not in random.env
+
+
+def test_what_is_compiled_for_a_gpu_outlives_the_container_in_a_folder_of_the_replicas_own() -> None:
+    file = one_model()
+    file["models"]["chat"]["replicas"] = [{"host": "here", "gpus": [GPU]}, {"host": "here", "gpus": [OTHER_GPU]}]
+    replicas = plan_model("chat", spec("dev", file)).replicas
+    assert [replica.env["VLLM_CACHE_ROOT"] for replica in replicas] == ["/var/tmp/chat-0", "/var/tmp/chat-1"]
+    assert {mount.target for replica in replicas for mount in replica.mounts if not mount.read_only} == {"/var/tmp"}

@@ -8,12 +8,15 @@ threads, 8 KiB of /tmp, 0.1 MiB of shared memory at a quiet moment; healthy afte
 from collections.abc import Mapping
 from pathlib import Path
 
-from planning.containers import Health
-from planning.names import VLLM_PORT
+from planning.containers import Health, VolumeMount
+from planning.names import COMPILED_VOLUME, VLLM_PORT
 from stack_configs.schema.models import Model
 from stack_configs.schema.versions import ImageName
 
 READY_SOURCE = Path(__file__).parent.parent / "files" / "ready.py"
+
+COMPILED_DIR = "/var/tmp"
+"""Open to all users in the image, and so in a fresh volume that covers it."""
 
 STOP_MARGIN_S = 20
 """From the end of draining until the process is gone, seconds; then Docker kills it."""
@@ -60,8 +63,8 @@ def argv(name: str, model: Model, weights: str, gpus: tuple[str, ...]) -> tuple[
     )
 
 
-def env(gpus: tuple[str, ...]) -> Mapping[str, str]:
-    """Offline, silent towards its makers, and with every cache below /tmp."""
+def env(gpus: tuple[str, ...], service: str) -> Mapping[str, str]:
+    """Offline, silent towards its makers, and with every cache below /tmp, but for what it compiles for GPUs."""
     shared = {
         "DO_NOT_TRACK": "1",
         "HF_HUB_OFFLINE": "1",
@@ -79,7 +82,15 @@ def env(gpus: tuple[str, ...]) -> Mapping[str, str]:
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         # The image says `all`; Docker hands in the named devices, and nothing may add others.
         "NVIDIA_VISIBLE_DEVICES": "void",
+        # Replicas have users of their own, and can't write into each other's folders.
+        "VLLM_CACHE_ROOT": f"{COMPILED_DIR}/{service}",
     }
+
+
+def compiled(gpus: tuple[str, ...]) -> tuple[VolumeMount, ...]:
+    """Where compiled kernels outlive the container: a start with them is a minute or more shorter, by vLLM's word
+    (https://docs.vllm.ai/en/latest/design/torch_compile/)."""
+    return (VolumeMount(source=COMPILED_VOLUME, target=COMPILED_DIR, read_only=False),) if gpus else ()
 
 
 def shm_mib(gpus: tuple[str, ...]) -> int:
