@@ -169,6 +169,9 @@ def test_what_somebody_changed_is_repaired_by_the_next_up_and_the_one_after_is_e
     assert found.returncode != 0
     assert "one: 1 difference\n  driver  no longer held: libcuda1\ntwo: as the spec has it\n" in found.stdout
     assert site.clone.changes() == {"update": ["one-driver"]}
+    told = site.clone.run("make", "preview", f"STACK={STACK}").stdout
+    assert f"Host one: driver runs. It has no facts.\n  driver    {OLD} open, held\n  unknown   what moves, " in told
+    assert "\nHost two: not touched. It has no facts.\n  waits     " in told
     site.up()
     assert "libcuda1" in host.inside("apt-mark showhold").split()
     site.clone.run("make", "drift", f"STACK={STACK}")
