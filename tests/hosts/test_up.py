@@ -9,7 +9,7 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ import yaml
 
 from tests.deploy.clone import Clone, make_clone
 from tests.hosts.card import RTX_4090, Card, loaded_module
-from tests.hosts.host import Host, bare_hosts, login
+from tests.hosts.host import Host, bare_host, bare_hosts, login
 from tests.hosts.plugin import install
 from tests.hosts.repository import Repository, driver, toolkit
 
@@ -29,8 +29,6 @@ PREPARE = (
     "from tools.setup import engine, state; from tools.setup.progress import run_step; "
     "state.prepare(run_step('Pulumi', engine.ensure))"
 )
-QUIET_S = 20
-"""Longest time for an `up` of two hosts that has nothing to do."""
 
 
 @dataclass
@@ -69,11 +67,6 @@ class Site:
         assert done.returncode != 0, "this `up` was to fail"
         return done.stdout + done.stderr
 
-    def state(self, path: str) -> str:
-        """The state of the stack's `path`, such as `a-driver`: its outputs."""
-        rows = json.loads(self.clone.pulumi("stack", "export").stdout)["deployment"].get("resources", [])
-        return "\n".join(json.dumps(row["outputs"]) for row in rows if row["urn"].endswith(f"::{path}"))
-
     def resources(self) -> set[str]:
         rows = json.loads(self.clone.pulumi("stack", "export").stdout)["deployment"].get("resources", [])
         return {row["urn"].rsplit("::", 1)[1] for row in rows}
@@ -86,10 +79,27 @@ def ran(host: Host) -> Mapping[str, str]:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
+    made = Repository(tmp_path_factory.mktemp("apt"))
+    made.publish(*driver(OLD), *driver(NEW), *toolkit())
+    return made
+
+
+def settings_of(host: Host, card: Card) -> dict[str, Any]:
+    return {
+        "connection": host.connection,
+        "lan_address": host.address,
+        "gpus": list(card.uuids),
+        "driver": {"branch": "580"},
+        "reboot": "allowed",
+        "engine": "distribution",
+        "models_free_gib": 1,
+    }
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory, repository: Repository) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("hosts")
-    repository = Repository(folder)
-    repository.publish(*driver(OLD), *driver(NEW), *toolkit())
     cards = (Card.of(RTX_4090), Card.of(RTX_4090))
     clone = make_clone(folder / "clone", stack=STACK, env={"SSH_AUTH_SOCK": str(login().agent)})
     versions = clone.path / "stack_configs" / "versions" / "2026.11.yaml"
@@ -106,15 +116,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             repository.copy_to(host)
         made = Site(clone, {host.name: host for host in hosts})
         for host, card in zip(hosts, cards, strict=True):
-            made.settings[host.name] = {
-                "connection": host.connection,
-                "lan_address": host.address,
-                "gpus": list(card.uuids),
-                "driver": {"branch": "580"},
-                "reboot": "allowed",
-                "engine": "distribution",
-                "models_free_gib": 1,
-            }
+            made.settings[host.name] = settings_of(host, card)
         made.write()
         yield made
 
@@ -140,10 +142,8 @@ def test_from_bare_to_ready(site: Site) -> None:
 
 def test_a_second_up_changes_nothing(site: Site) -> None:
     before = {name: ran(host) for name, host in site.hosts.items()}
-    started = time.monotonic()
     assert site.clone.changes() == {}
     site.up()
-    assert time.monotonic() - started < 2 * QUIET_S
     assert {name: ran(host) for name, host in site.hosts.items()} == before
 
 
@@ -190,13 +190,9 @@ def test_a_changed_setting_shows_as_that_step_of_that_host_and_runs_it_alone(sit
     assert site.clone.changes() == {}
 
 
-def test_a_killed_up_converges(site: Site) -> None:
-    """Killed while `one` gets another driver: its lock is cleared as `make up` says, and the next `up` goes on."""
-    site.settings["one"]["driver"] = {"branch": "595"}
-    site.write()
-    assert set(site.clone.changes()["update"]) == {"one-driver", "one-reboot", "one-engine"}
+def killed_up(site: Site, when: Callable[[], bool]) -> None:
+    """An `up` that is killed as soon as `when` holds, with its lock cleared as Pulumi says."""
     line = f". ./activate && exec pulumi up --yes --skip-preview -s {STACK} --non-interactive --color never"
-    host = site.hosts["one"]
     running = subprocess.Popen(
         ["bash", "-c", line],
         cwd=site.clone.path,
@@ -206,14 +202,28 @@ def test_a_killed_up_converges(site: Site) -> None:
         start_new_session=True,
     )
     try:
-        deadline = time.monotonic() + 60
-        while "apply" not in host.inside("pgrep -af 'bash -s apply' || true"):
-            assert time.monotonic() < deadline, "no step has started"
+        deadline = time.monotonic() + 300
+        while not when():
+            assert running.poll() is None, "`up` has ended before it could be killed"
+            assert time.monotonic() < deadline, "what was waited for did not happen"
             time.sleep(0.05)
     finally:
         os.killpg(running.pid, signal.SIGKILL)
         running.wait()
     site.clone.pulumi("cancel", "--yes")
+
+
+def works(host: Host) -> bool:
+    """Whether a step's script runs."""
+    return host.inside("pgrep -f 'bash -s apply' || true") != ""
+
+
+def test_a_killed_up_converges(site: Site) -> None:
+    site.settings["one"]["driver"] = {"branch": "595"}
+    site.write()
+    assert set(site.clone.changes()["update"]) == {"one-driver", "one-reboot", "one-engine"}
+    host = site.hosts["one"]
+    killed_up(site, lambda: works(host))
     site.up()
     assert loaded_module(host) == NEW
     assert "nvidia-open" in host.inside("apt-mark showhold")
@@ -236,18 +246,15 @@ def test_another_host_key_is_told_in_one_line_and_the_other_host_is_unharmed(sit
     assert site.clone.changes() == {}, "two was changed all the same, and one is as it was"
 
 
-def test_a_host_that_is_off_fails_in_bounded_time_and_the_other_is_unharmed(site: Site) -> None:
+def test_a_host_that_is_off_is_told_and_the_other_is_unharmed(site: Site) -> None:
     a, b = site.settings["one"], site.settings["two"]
     a["models_free_gib"] = b["models_free_gib"] = 3
     site.write()
     site.hosts["one"].power_off()
     try:
-        started = time.monotonic()
         told = site.fails()
-        took = time.monotonic() - started
     finally:
         site.hosts["one"].power_on()
-    assert took < 60
     assert "one: " in told
     assert "can't be reached" in told
     assert site.clone.changes() == {"update": ["one-base"]}
@@ -255,32 +262,60 @@ def test_a_host_that_is_off_fails_in_bounded_time_and_the_other_is_unharmed(site
     assert site.clone.changes() == {}
 
 
+def test_a_dead_host_is_forgotten_by_command_and_comes_back_as_a_new_one(site: Site) -> None:
+    dead = site.settings.pop("two")
+    site.write()
+    site.hosts["two"].power_off()
+    assert re.search(r"after \d failed attempts: dial tcp", site.fails()), "its address is dialled to undo its steps"
+    kept = {name for name in site.resources() if not name.startswith("two")}
+    refused = site.clone.run("make", "forget", f"STACK={STACK}", "HOST=two", check=False, stdin="no\n")
+    assert refused.returncode != 0
+    assert "two-base" in refused.stdout
+    assert "two-base" in site.resources(), "nothing goes without a yes"
+    site.clone.run("make", "forget", f"STACK={STACK}", "HOST=two", stdin="yes\n")
+    assert site.resources() == kept
+    site.up()
+    assert site.clone.changes() == {}
+
+    site.hosts["two"].power_on()
+    site.settings["two"] = dead
+    site.write()
+    told = site.up().stdout
+    assert "nothing to change" in told, "it is as it was left"
+    assert site.clone.changes() == {}
+
+
 def test_a_host_that_leaves_the_file_is_left_without_our_holds_and_pins(site: Site) -> None:
-    left = site.settings.pop("two")
+    del site.settings["two"]
     site.write()
     site.up()
     host = site.hosts["two"]
     assert host.inside("apt-mark showhold") == ""
     assert host.inside("ls /etc/apt/preferences.d /etc/apt/sources.list.d | grep inference || true") == ""
     assert loaded_module(host) == OLD, "driver and data stay"
-    assert not any(name.startswith("two-") for name in site.resources())
-    site.settings["two"] = left
-
-
-def test_a_dead_host_is_forgotten_by_command(site: Site) -> None:
-    site.write()
-    site.up()
-    site.hosts["two"].power_off()
-    site.settings.pop("two")
-    site.write()
-    assert "make forget" in site.fails() or "dial tcp" in site.fails()
-    mine = {name for name in site.resources() if name.startswith("one")}
-    refused = site.clone.run("make", "forget", f"STACK={STACK}", "HOST=two", check=False, stdin="no\n")
-    assert refused.returncode != 0
-    assert "two-driver" in refused.stdout
-    assert "two-driver" in site.resources(), "nothing goes without a yes"
-    site.clone.run("make", "forget", f"STACK={STACK}", "HOST=two", stdin="yes\n")
-    assert not any(name == "two" or name.startswith("two-") for name in site.resources())
-    assert {name for name in site.resources() if name.startswith("one")} == mine
-    site.up()
+    assert not any(name.startswith("two") for name in site.resources())
     assert site.clone.changes() == {}
+
+
+@pytest.mark.campaign
+def test_an_up_that_is_killed_in_every_step_converges(site: Site, repository: Repository) -> None:
+    """A bare host comes to its end although each of its steps loses the `up` that started it."""
+    card = Card.of(RTX_4090)
+    with bare_host("three", distribution="debian-13", card=card) as host:
+        repository.copy_to(host)
+        site.settings["three"] = settings_of(host, card)
+        site.write()
+        try:
+            killed_up(site, lambda: works(host))
+            for done in ("base", "driver", "reboot"):
+                killed_up(site, lambda done=done: done in ran(host))  # type: ignore[misc]
+                host.wait_until_up()
+            site.clone.pulumi("refresh", "--yes", "--clear-pending-creates")
+            site.up()
+            assert set(ran(host)) == {"base", "driver", "reboot", "engine"}
+            assert loaded_module(host) == OLD
+            assert site.clone.changes() == {}
+        finally:
+            del site.settings["three"]
+            site.write()
+            site.up()
