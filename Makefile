@@ -26,6 +26,9 @@ plan: dev ## which models fit, for how many users (STACK=prod, or MODEL=config.j
 	$(PY) -m tools.fit $(if $(MODEL),--model $(MODEL) --gpu "$(GPU)",--stack $(STACK)) \
 		$(if $(MEASURED),--measured $(MEASURED)) $(if $(JSON),--json)
 
+models: dev ## the weights that hosts keep, and who needs them (STACK=prod HOST=name REMOVE=owner--name/commit)
+	$(PY) -m tools.models --stack $(STACK) $(if $(HOST),--host $(HOST)) $(if $(REMOVE),--remove $(REMOVE))
+
 facts: dev ## ask the stack's hosts over SSH what they are, and keep it under stack_configs/facts (STACK=prod HOST=name)
 	$(PY) -m tools.facts --stack $(STACK) $(if $(HOST),--host $(HOST))
 
