@@ -161,6 +161,14 @@ def test_a_module_that_waits_for_a_person_raises_no_counter() -> None:
     assert repairs(HOST, MANUAL, facts) == {}
 
 
+def test_a_module_that_waited_for_its_window_gets_another_up() -> None:
+    """The step was applied, and only noted that it waits: nothing but a counter runs it again."""
+    spec = prepared.spec(shaped.host(reboot={"days": ["sun"], "opens": "02:00", "closes": "05:00"}))
+    facts = prepared.facts(spec, driver=shaped.driver("580.82.07"), pending={"reboot": "it may reboot on sun"})
+    assert said(spec, facts) == ["reboot: the driver 580.82.07 is loaded, the spec has 580.105.08"]
+    assert repairs(HOST, spec, facts) == {"reboot": 1}
+
+
 def test_before_the_reboot_nobody_asks_for_cdi_devices() -> None:
     facts = prepared.facts(MANUAL, driver=shaped.driver("580.82.07"), cdi_devices=[], pending={"gpus": "no driver"})
     assert [difference.step for difference in differences(HOST, MANUAL, facts)] == ["reboot"]
