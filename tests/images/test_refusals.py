@@ -42,14 +42,19 @@ def test_another_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "aarch64" in error.reason
 
 
-def test_a_disk_too_small_is_told_before_anything_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("one_by_one", "needs"), [(False, "building 4 images takes 22.6"), (True, "building 4 images takes 21.6")]
+)
+def test_a_disk_too_small_is_told_before_anything_is_fetched(
+    one_by_one: bool, needs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("INFERENCE_STACK_CACHE", str(tmp_path))
     monkeypatch.setattr(images, "_exists", lambda _: False)
     monkeypatch.setattr(builder, "docker", lambda *_: str(tmp_path))
     monkeypatch.setattr(builder, "stage", lambda recipe, _: pytest.fail(f"fetched for {recipe}"))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=4 * 2**30))
-    error = refused(lambda step: images.build(["vllm"], step))
-    assert "building 3 images takes 15.9 GiB" in error.reason
+    error = refused(lambda step: images.build(["vllm", "litellm"], step, one_by_one=one_by_one))
+    assert f"{needs} GiB" in error.reason
     assert "4.0 GiB are free" in error.reason
     assert "INFERENCE_STACK_CACHE" in error.remedy
 

@@ -328,6 +328,7 @@ def _build(step: Step, folder: Path, parts: Sequence[str]) -> None:
                 step.stop()  # the other builds need not run to their end
                 raise
         _finish(scratch, folder)
+    golang.forget()
 
 
 @contextlib.contextmanager

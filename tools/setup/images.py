@@ -25,10 +25,12 @@ Way = Literal["registry", "built"]
 
 GPU_ONLY = frozenset({"vllm-cuda", "dcgm-exporter"})
 """Not fetched beforehand: the deployment pulls them where there is an NVIDIA GPU."""
-CACHE_GIB = {"vllm": 5.5, "litellm": 0.6}
+CACHE_GIB = {"vllm": 5.2, "litellm": 0.5}
 """Wheels, downloaded and unpacked, measured."""
-DOCKER_GIB = {"vllm": 9.5, "litellm": 1.0, "base": 0.6}
-"""The image, and the copy of its files that `docker build` makes before; measured. Others: a tenth."""
+DOCKER_GIB = {"vllm": 15.0, "litellm": 1.0, "base": 0.6}
+"""The image, and the copies of its files that `docker build` makes before; measured. Others: a tenth."""
+IMAGE_GIB = {"vllm": 4.5, "litellm": 0.5}
+"""The image alone. Others: a tenth."""
 
 
 @dataclass(frozen=True)
@@ -65,13 +67,23 @@ def decide(versions: VersionSet | None = None) -> Decision:
     return Decision("built", failures[0] + (f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""))
 
 
-def ensure(way: str, step: Step, names: Iterable[ImageName] | None = None, versions: VersionSet | None = None) -> None:
-    """Have the images (default: all that need no GPU) on this machine. A no-op when they are. Raises SetupError."""
+def ensure(
+    way: str,
+    step: Step,
+    names: Iterable[ImageName] | None = None,
+    versions: VersionSet | None = None,
+    *,
+    one_by_one: bool = False,
+) -> None:
+    """Have the images (default: all that need no GPU) on this machine. A no-op when they are. Raises SetupError.
+
+    Building `one_by_one` takes longer and less disk.
+    """
     pins = _wanted(versions or version_set(), names)
     if way == "registry":
         _pull([f"{p.repository}:{p.tag}" + (f"@{p.digest}" if p.digest else "") for p in pins.values()], step)
     else:
-        build([pin.built.recipe for pin in pins.values() if pin.built], step)
+        build([pin.built.recipe for pin in pins.values() if pin.built], step, one_by_one=one_by_one)
 
 
 def _wanted(versions: VersionSet, names: Iterable[ImageName] | None) -> dict[ImageName, ImagePin]:
@@ -101,16 +113,19 @@ def _pull(references: list[str], step: Step) -> None:
     step.note = f"{len(missing)} pulled, {len(references) - len(missing)} there" if missing else "all there"
 
 
-def build(wanted: Iterable[str], step: Step) -> None:
-    """Build these recipes, and what they build FROM, as far as they don't exist; side by side. Raises SetupError."""
+def build(wanted: Iterable[str], step: Step, *, one_by_one: bool = False) -> None:
+    """Build these recipes, and what they build FROM, as far as they don't exist. Raises SetupError.
+
+    Side by side, unless `one_by_one`: then the largest is built before the others that are large.
+    """
     needed = list(dict.fromkeys(recipe for name in wanted for recipe in recipes.chain(name)))
     if not _missing(needed):
         step.note = f"{len(needed)} images there"
         return
     with _only_one(step):
         missing = _missing(needed)
-        _check_disk(missing, step)
-        workers = max(2, len(os.sched_getaffinity(0)))
+        _check_disk(missing, step, one_by_one)
+        workers = 1 if one_by_one else max(2, len(os.sched_getaffinity(0)))
         with ThreadPoolExecutor(workers) as images, ThreadPoolExecutor(2) as wheels:
             # The largest first: its packages can be fetched while the base image is made.
             order = sorted(missing, key=lambda name: (len(recipes.chain(name)), -CACHE_GIB.get(name, 0)))
@@ -162,12 +177,14 @@ def _only_one(step: Step) -> Iterator[None]:
         yield
 
 
-def _check_disk(missing: list[str], step: Step) -> None:
+def _check_disk(missing: list[str], step: Step, one_by_one: bool) -> None:
     """Say what the builds need before they start. The wheels' cache counts in full: it may be empty."""
     needs: dict[int, tuple[Path, float]] = {}
     docker_root = Path(builder.docker("info", "--format", "{{.DockerRootDir}}").strip())
     wheels = sum(CACHE_GIB.get(name, 0.1) for name in missing)
-    for path, gib in ((paths.cache(), wheels), (docker_root, sum(DOCKER_GIB.get(name, 0.1) for name in missing))):
+    copies = [DOCKER_GIB.get(name, 0.1) - IMAGE_GIB.get(name, 0.1) for name in missing]
+    builds = sum(IMAGE_GIB.get(name, 0.1) for name in missing) + (max(copies) if one_by_one else sum(copies))
+    for path, gib in ((paths.cache(), wheels), (docker_root, builds)):
         with contextlib.suppress(PermissionError, FileNotFoundError):  # Docker's folder may not be ours to see
             device = path.stat().st_dev
             needs[device] = (path, gib + (needs[device][1] if device in needs else 0))

@@ -44,7 +44,8 @@ def up(stack: str) -> None:
 
 def parts(stack: str) -> tuple[dict[str, Any], str, engine.Engine]:
     """Python, Docker, Pulumi and images, side by side as far as one doesn't need the other."""
-    python_ready, docker_ready = threading.Event(), threading.Event()
+    python_ready, docker_ready, pulumi_ready = threading.Event(), threading.Event(), threading.Event()
+    roomy = preflight.is_roomy()
     answer: dict[str, Any] = {}
 
     def python(step: Step) -> None:
@@ -55,8 +56,16 @@ def parts(stack: str) -> tuple[dict[str, Any], str, engine.Engine]:
         docker.ensure(step)
         docker_ready.set()
 
+    def pulumi_there(step: Step) -> engine.Engine:
+        found = engine.ensure(step)
+        pulumi_ready.set()
+        return found
+
     def images_there(step: Step) -> None:
-        for event, what in ((python_ready, "Python"), (docker_ready, "Docker")):
+        needed = [(python_ready, "Python"), (docker_ready, "Docker")]
+        if not roomy:
+            needed.append((pulumi_ready, "Pulumi, since the disk has no room for both at once"))
+        for event, what in needed:
             step.say(f"waiting for {what}")
             while not event.wait(0.2):
                 if step.stopping.is_set():
@@ -67,7 +76,7 @@ def parts(stack: str) -> tuple[dict[str, Any], str, engine.Engine]:
         answer["wanted"] = wanted
         versions = images.version_set(wanted["versions"])
         decision = choices.image_way(wanted, versions, step)
-        images.ensure(decision.way, step, versions=versions)
+        images.ensure(decision.way, step, versions=versions, one_by_one=not roomy)
         step.note = f"{decision.way}, {decision.reason}; {step.note}"
         answer["way"] = decision.way
 
@@ -75,7 +84,7 @@ def parts(stack: str) -> tuple[dict[str, Any], str, engine.Engine]:
         {
             "Python packages": python,
             "Docker": docker_there,
-            "Pulumi": engine.ensure,
+            "Pulumi": pulumi_there,
             "Images": images_there,
         }
     )
