@@ -5,7 +5,7 @@ SETUP = $(PYTHON) -m tools.setup
 PY = .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help up down clean preview plan facts drift forget logs key dev parts check fix unit test test-all golden docs lock bench
+.PHONY: help up down clean preview plan facts drift forget logs key dev parts check fix unit test test-all golden docs lock
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

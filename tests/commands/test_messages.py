@@ -2,14 +2,20 @@
 
 import http.server
 import json
+import os
+import re
+import shutil
+import subprocess
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tools.setup import chat, choices, preflight, state, up
+from tools.setup.paths import REPO
 from tools.setup.preflight import Machine
 from tools.setup.progress import SetupError, Step
 
@@ -188,6 +194,28 @@ def test_a_refusal_is_told_without_the_key(gateway: str, monkeypatch: pytest.Mon
 def test_nobody_there() -> None:
     with pytest.raises(chat.NoAnswer, match="refused"):
         chat.ask("http://127.0.0.1:9/v1", "sk-1", "chat")
+
+
+COMMAND = re.compile(r"^ *curl .*?(?<!\\)$", re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("shown", ["the last screen", "README.md", "docs/tutorial.md"])
+def test_the_command_to_try_asks_the_question(
+    shown: str, gateway: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Gateway, "seen", {}, raising=False)
+    if not shutil.which("curl"):
+        pytest.skip("there is no curl here")
+    text = up.report("dev", OUTPUTS, "", 1) if shown == "the last screen" else (REPO / shown).read_text()
+    (command,) = COMMAND.findall(text)
+    (tmp_path / "make").write_text("#!/bin/sh\n[ \"$*\" = '-s key' ] && echo sk-mine\n")
+    (tmp_path / "make").chmod(0o755)
+    line = command.replace("http://127.0.0.1:8080/v1", gateway)
+    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "no_proxy": "*"}
+    subprocess.run(["sh", "-c", f"{line} --silent --fail"], env=env, check=True, capture_output=True)
+    assert Gateway.seen["path"] == "/v1/chat/completions"
+    assert Gateway.seen["key"] == "Bearer sk-mine"
+    assert Gateway.seen["messages"] == [{"role": "user", "content": "Hello"}]
 
 
 class Recorder:

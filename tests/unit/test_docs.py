@@ -1,6 +1,7 @@
 """The documents say what is there: commands, paths, links, settings."""
 
 import gc
+import importlib.util
 import json
 import re
 from collections.abc import Iterator
@@ -92,6 +93,31 @@ def test_every_path_exists(page: Path) -> None:
         if not (ROOT / span).exists():
             wrong.append(span)
     assert wrong == []
+
+
+def code(text: str) -> str:
+    return "\n".join(
+        [*re.findall(r"^ *```.*?^ *```", text, re.MULTILINE | re.DOTALL), *INLINE.findall(without_code(text))]
+    )
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_every_module_that_is_run_exists(page: Path) -> None:
+    modules = set(re.findall(r"python3? -m ((?:bench|tests|tools)[\w.]*)", code(page.read_text())))
+    assert [name for name in modules if importlib.util.find_spec(name) is None] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_every_setting_of_a_make_command_is_read_by_the_makefile(page: Path) -> None:
+    given = re.findall(r"make (?:-s )?[a-z][a-z-]*((?: [A-Z]+=\S+)+)", code(page.read_text()))
+    names = {word.partition("=")[0] for words in given for word in words.split()}
+    assert names <= set(re.findall(r"\$\(([A-Z]+)\)", (ROOT / "Makefile").read_text()))
+
+
+def test_contributing_names_each_folder_of_tests_once() -> None:
+    named = re.findall(r"^\| `tests/([a-z_]+)/` \|", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    there = {path.parent.name for path in (ROOT / "tests").glob("*/test_*.py")}
+    assert sorted(named) == sorted(there)
 
 
 def told() -> str:
