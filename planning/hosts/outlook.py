@@ -116,7 +116,9 @@ def _docker(host: Host, spec: StackSpec, facts: Facts, runs: Collection[StepName
         return "starts: it is installed anew"
     sets = [of for of in wanted(host, spec.host_versions, facts) if of.what == "Docker"]
     moving = [str(move) for of in sets for move in moves(of, facts)]
-    reasons = moving[:1] or (["its settings"] if engine.settings_in_force != docker_settings(host) else [])
+    # Whatever the file has now: the script starts Docker anew where it isn't the one that Docker was started with.
+    settings_differ = {engine.settings, engine.settings_in_force} != {docker_settings(host)}
+    reasons = moving[:1] or (["its settings"] if settings_differ else [])
     if engine.running and not reasons:
         return "no restart"
     if not engine.running:

@@ -29,6 +29,8 @@ MOVES = [
     "            libnvidia-compute-580 580.82.07-0ubuntu1 → 580.105.08",
     "            nvidia-kernel-open-dkms-580 580.82.07-0ubuntu1 → 580.105.08",
 ]
+SETTINGS = docker_settings(shaped.host())
+"""Of Docker, as the spec has them."""
 UPDATE: tuple[StepName, ...] = ("driver", "reboot", "engine")
 HEAD = "Host studio-1: driver, reboot, engine run. Its facts are 4 hours old (2026-11-20 08:00 UTC)."
 
@@ -171,7 +173,11 @@ def test_a_hold_that_is_put_back_touches_nothing_else() -> None:
             "restarts (docker-ce 5:28.4.0-1~ubuntu.24.04~noble → 28.5.1); containers go on running (live-restore)",
         ),
         (
-            {"engine": {**prepared.ENGINE, "settings_in_force": "0" * 12}},
+            {"engine": {**prepared.ENGINE, "settings": SETTINGS, "settings_in_force": "0" * 12}},
+            "restarts (its settings); containers go on running (live-restore)",
+        ),
+        (
+            {"engine": {**prepared.ENGINE, "settings": "0" * 12, "settings_in_force": SETTINGS}},
             "restarts (its settings); containers go on running (live-restore)",
         ),
         ({"engine": {**prepared.ENGINE, "running": False}}, "starts: it doesn't run"),
