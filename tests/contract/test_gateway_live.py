@@ -201,7 +201,9 @@ def test_a_model_that_fails_falls_back_for_keys_that_may_use_the_other(gateway: 
     )
     gateway.fake("/forget", {})
     reply = gateway.chat(key=KEYS["narrow"], headers={"X-Request-Id": "fall-2"})
-    assert reply.status in (429, 500)
+    assert reply.status == 503
+    assert reply.headers["retry-after"] == "10"
+    assert "can answer now" in reply.json["error"]["message"]
     (line,) = gateway.lines("fall-2")
     assert line["status"] == reply.status
     assert "spare-0" not in {asked["replica"] for asked in gateway.fake("/seen")["seen"]}

@@ -103,6 +103,12 @@ class _ProxyError(Exception):
         self.__dict__.update(fields)
 
 
+class _Http(Exception):
+    def __init__(self, status_code: int, detail: str, headers: dict[str, str]) -> None:
+        super().__init__(detail)
+        self.status_code, self.headers = status_code, headers
+
+
 @pytest.fixture
 def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> types.SimpleNamespace:
     """key_auth and request_log, loaded as LiteLLM does, with stand-ins for what its image has."""
@@ -112,7 +118,7 @@ def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> types.SimpleName
         made.__dict__.update(members)
         monkeypatch.setitem(sys.modules, name, made)
 
-    module("fastapi", Request=object)
+    module("fastapi", Request=object, HTTPException=_Http)
     module("litellm")
     module("litellm.integrations")
     module("litellm.integrations.custom_logger", CustomLogger=object)
@@ -227,6 +233,26 @@ def test_a_failure_names_the_last_replica_and_no_message(plugins: Any, capsys: p
     (line,) = _logged(plugins, capsys, "chat-0", "chat-1", "fail", "fail")
     assert (line["status"], line["replica"], line["attempts"], line["error"]) == (503, "chat-1", 2, "_ProxyError")
     assert "a prompt" not in json.dumps(line)
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "told"),
+    [
+        ("InternalServerError", 500, 503),
+        ("RouterRateLimitError", None, 503),
+        ("ProxyException", 429, None),
+        ("BadRequestError", 400, None),
+    ],
+)
+def test_whom_no_replica_could_answer_is_told_when_to_ask_again(
+    plugins: Any, capsys: pytest.CaptureFixture[str], kind: str, status: int | None, told: int | None
+) -> None:
+    error = type(kind, (Exception,), {"status_code": status})("Connection error with a prompt")
+    instead = asyncio.run(plugins.log.RequestLog().async_post_call_failure_hook({"model": "chat"}, error, None))
+    assert (instead.status_code if instead else None) == told
+    assert not instead or instead.headers == {"Retry-After": "10"}
+    (line,) = (json.loads(text) for text in capsys.readouterr().out.splitlines())
+    assert (line["status"], line["error"]) == (told or status, kind)
 
 
 def test_a_retry_avoids_what_was_tried_while_it_can(plugins: Any) -> None:

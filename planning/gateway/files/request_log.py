@@ -1,4 +1,5 @@
-"""Follows each client request through LiteLLM: its retries go elsewhere, and it leaves one JSON line on stdout.
+"""Follows each client request through LiteLLM: its retries go elsewhere, a client whom no replica could answer is told
+when to ask again, and each request leaves one JSON line on stdout.
 
 Prompts, answers and keys are never in that line. Runs inside LiteLLM with what its image has. LiteLLM tells a callback
 of every attempt: attempts are only counted, and the line is printed when the client has its answer (the one success)
@@ -15,6 +16,7 @@ from time import time
 from typing import Any
 from uuid import uuid4
 
+from fastapi import HTTPException
 from litellm.integrations.custom_logger import CustomLogger
 
 MARK = "gateway_request"
@@ -22,6 +24,20 @@ MARK = "gateway_request"
 X-Request-Id may come twice, so it can't serve."""
 REMEMBERED = 20_000
 """Requests in flight that are remembered at most; about 300 bytes each."""
+
+RETRY_AFTER_S = 10
+"""As long as LiteLLM leaves a replica alone that failed."""
+UNANSWERED = frozenset(
+    (
+        "APIConnectionError",
+        "BadGatewayError",
+        "InternalServerError",
+        "RouterRateLimitError",
+        "RouterRateLimitErrorBasic",
+        "ServiceUnavailableError",
+    )
+)
+"""Classes of LiteLLM's: no replica was left to ask, or the last one could not be reached, is full, drains or failed."""
 
 
 class RequestLog(CustomLogger):  # type: ignore[misc]
@@ -99,12 +115,16 @@ class RequestLog(CustomLogger):  # type: ignore[misc]
         original_exception: Exception,
         user_api_key_dict: Any,
         traceback_str: str | None = None,
-    ) -> None:
-        """The client gets an error: refused here, or all attempts failed."""
+    ) -> HTTPException | None:
+        """The client gets an error: refused here, or all attempts failed. Returns what to tell it instead."""
+        instead = None
+        if type(original_exception).__name__ in UNANSWERED:
+            text = "No replica of this model can answer now: it starts, is replaced, or is overloaded. Try again."
+            instead = HTTPException(503, text, {"Retry-After": str(RETRY_AFTER_S)})
         mark = _mark(request_data)
         request = self._open.pop(mark, None)
         if mark and request is None:
-            return  # this request has its line
+            return instead  # this request has its line
         request = request or {"started": None, "attempts": 0, "replica": None}
         model = request_data.get("model")
         _print(
@@ -119,11 +139,12 @@ class RequestLog(CustomLogger):  # type: ignore[misc]
             ttft_s=None,
             stream=bool(request_data.get("stream")),
             finish_reason=None,
-            status=_status(original_exception),
+            status=_status(instead or original_exception),
             attempts=request["attempts"],
             # The class alone: messages of engines can quote the prompt.
             error=type(original_exception).__name__,
         )
+        return instead
 
 
 def _print(**fields: Any) -> None:
