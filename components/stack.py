@@ -40,8 +40,11 @@ class InferenceStack(ComponentResource):
             host.name: GpuHost(host.name, GpuHostArgs(plan=host, reach=args.reach), child).ready for host in plan.hosts
         }
         runtimes = self._runtimes(plan, prepared)
+        servers: dict[str, ModelServer] = {}
         for model in plan.models:
-            ModelServer(model.name, ModelServerArgs(plan=model, runtimes=runtimes), child)
+            after = servers[model.after].ready if model.after else ()
+            arguments = ModelServerArgs(plan=model, runtimes=runtimes, after=after)
+            servers[model.name] = ModelServer(model.name, arguments, child)
         self.url = None
         if plan.gateway:
             self.url = Gateway("gateway", GatewayArgs(plan=plan.gateway, runtimes=runtimes), child).url

@@ -14,6 +14,8 @@ class ModelPlan:
     name: str
     fetches: tuple[ContainerPlan, ...]
     replicas: tuple[ContainerPlan, ...]
+    after: str | None = None
+    """The model whose replicas must be ready before these are touched; both are in one chain of fallbacks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +41,7 @@ class StackPlan:
     waiting: Mapping[str, str]
     """Hosts that run nothing yet → why."""
     models: tuple[ModelPlan, ...]
+    """In the order of their turns: none comes before the one that it is `after`."""
     gateway: GatewayPlan | None
     """None while its host waits."""
     observability: ObservabilityPlan

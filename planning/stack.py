@@ -1,10 +1,13 @@
 """From the spec to the whole plan."""
 
+from dataclasses import replace
+
 from planning.gateway.plan import plan_gateway
 from planning.hosts.steps import plan_host
 from planning.observability.plan import plan_observability
-from planning.placement import gateway_host, served
+from planning.placement import gateway_host
 from planning.plans import StackPlan
+from planning.serving.order import turns
 from planning.serving.plan import plan_model
 from stack_configs.schema.hosts import SshConnection
 from stack_configs.schema.stack import StackSpec
@@ -20,7 +23,7 @@ def plan_stack(spec: StackSpec) -> StackPlan:
         hosts=hosts,
         models_dirs={host.name: spec.file.hosts[host.name].models_dir for host in hosts},
         waiting=spec.waiting,
-        models=tuple(plan_model(name, spec) for name in served(spec)),
+        models=tuple(replace(plan_model(name, spec), after=after) for name, after in turns(spec).items()),
         gateway=None if gateway_host(spec) in spec.waiting else plan_gateway(spec),
         observability=plan_observability(spec),
     )

@@ -1,6 +1,6 @@
 """One model: the jobs that fetch its weights, and its engine processes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pulumi import ComponentResource, Input, Resource, ResourceOptions
@@ -14,6 +14,8 @@ class ModelServerArgs:
     plan: ModelPlan
     runtimes: Mapping[str, Runtime]
     """By host."""
+    after: Sequence[Input[Resource]] = ()
+    """What must be ready before a replica is touched."""
 
 
 class ModelServer(ComponentResource):
@@ -24,6 +26,8 @@ class ModelServer(ComponentResource):
 
     replicas: list[str]
     """Service names: `chat-0`."""
+    ready: Sequence[Input[Resource]]
+    """For `depends_on`: the last replica once it is healthy."""
 
     def __init__(self, name: str, args: ModelServerArgs, opts: ResourceOptions | None = None) -> None:
         super().__init__("inference-stack:serving:ModelServer", name, None, opts)
@@ -32,9 +36,11 @@ class ModelServer(ComponentResource):
         previous: list[Input[Resource]] = [
             run_container(fetch, args.runtimes[fetch.host], child).ready for fetch in args.plan.fetches
         ]
+        previous += args.after
         # A chain: the engine replaces one replica, sees it healthy, and only then goes on to the next.
         for replica in args.plan.replicas:
             after = ResourceOptions(parent=self, depends_on=previous)
             previous = [run_container(replica, args.runtimes[replica.host], after).ready]
+        self.ready = previous
         self.replicas = [replica.service for replica in args.plan.replicas]
         self.register_outputs({"replicas": self.replicas})

@@ -170,6 +170,12 @@ def test_a_model_with_replicas_on_two_hosts_is_fetched_to_both_before_any_is_tou
     assert by_name["small-0"].urn in by_name["small-1"].request.dependencies
 
 
+def test_a_model_is_touched_once_the_one_that_stands_in_for_it_is_ready_again() -> None:
+    made = {m.name: m for m in of_type(stack(plan_stack(prod())), CONTAINER)}
+    assert made["small-0"].urn in made["large-0"].request.dependencies
+    assert made["small-0"].urn not in made["large-fetch"].request.dependencies
+
+
 def test_a_host_that_waits_has_neither_provider_nor_containers_and_its_models_are_not_offered() -> None:
     plan = plan_stack(prod(waiting={OTHER: "it has no facts yet"}))
     made = stack(plan)

@@ -9,6 +9,7 @@ import pytest
 from planning.containers import ContainerPlan
 from planning.names import uid_of
 from planning.serving.engines import vllm
+from planning.serving.order import turns
 from planning.serving.plan import plan_model
 from stack_configs.rules import OWNED_FLAGS
 from stack_configs.schema.model_lock import ModelLock
@@ -174,3 +175,29 @@ def test_what_is_compiled_for_a_gpu_outlives_the_container_in_a_folder_of_the_re
     replicas = plan_model("chat", spec("dev", file)).replicas
     assert [replica.env["VLLM_CACHE_ROOT"] for replica in replicas] == ["/var/tmp/chat-0", "/var/tmp/chat-1"]
     assert {mount.target for replica in replicas for mount in replica.mounts if not mount.read_only} == {"/var/tmp"}
+
+
+@pytest.mark.parametrize(
+    ("fallbacks", "order"),
+    [
+        pytest.param({}, {"a": None, "b": None, "c": None, "d": None}, id="nobody waits without a reason"),
+        pytest.param({"a": ["b"]}, {"b": None, "a": "b", "c": None, "d": None}, id="who stands in comes first"),
+        pytest.param({"a": ["b", "c"]}, {"b": None, "c": "b", "a": "c", "d": None}, id="two stand-ins take turns"),
+        pytest.param({"a": ["c"], "b": ["c"]}, {"c": None, "a": "c", "b": "a", "d": None}, id="one for two"),
+        pytest.param(
+            {"a": ["b"], "c": ["d"]}, {"b": None, "a": "b", "d": None, "c": "d"}, id="two chains go side by side"
+        ),
+        pytest.param({"a": ["b"], "b": ["c"]}, {"c": None, "b": "c", "a": "b", "d": None}, id="through another"),
+        pytest.param(
+            {"a": ["b"], "c": ["d"], "d": ["b"]}, {"b": None, "a": "b", "d": "a", "c": "d"}, id="chains that meet"
+        ),
+    ],
+)
+def test_models_of_one_fallback_chain_take_turns(fallbacks: dict[str, Any], order: dict[str, str | None]) -> None:
+    file = one_model()
+    file["models"] = dict.fromkeys("abcd", file["models"]["chat"])
+    file["models"] = {f"m-{name}": model for name, model in file["models"].items()}
+    named = {f"m-{name}": [f"m-{target}" for target in targets] for name, targets in fallbacks.items()}
+    file["gateway"]["fallbacks"] = named
+    found = turns(spec("dev", file))
+    assert list(found.items()) == [(f"m-{name}", after and f"m-{after}") for name, after in order.items()]
