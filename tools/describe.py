@@ -17,7 +17,7 @@ from stack_configs.source import parse
 
 
 def describe(stack: str) -> dict[str, Any]:
-    """Keys, ports and images of `stack`, and the choices made for it. Raises SpecError, ValueError."""
+    """Keys, ports, hub and images of `stack`, and the choices made for it. Raises SpecError, ValueError."""
     path = ROOT / "stack_configs" / f"{stack}.yaml"
     source = parse(path.read_text(), f"stack_configs/{stack}.yaml")
     data = source.data
@@ -33,8 +33,9 @@ def describe(stack: str) -> dict[str, Any]:
         "over_ssh": [n for n, h in data.get("hosts", {}).items() if h.get("connection", {}).get("kind") == "ssh"],
         "gateway_host": (data.get("gateway") or {}).get("host") or next(iter(data.get("hosts", {})), None),
         "keys": list(data.get("gateway", {}).get("keys", {})),
-        "ports": _ports(data),
+        "ports": _ports(data, grafana=versions is not None and "grafana" in versions.images),
         "repos": sorted({m["source"]["repo"] for m in data.get("models", {}).values() if "source" in m}),
+        "hub": data.get("hub"),
         "images": chosen.get("images"),
         "weights": chosen.get("weights"),
         "gpus": chosen.get("gpus"),
@@ -43,12 +44,14 @@ def describe(stack: str) -> dict[str, Any]:
     }
 
 
-def _ports(data: dict[str, Any]) -> dict[str, int]:
-    """Setting → port of everything that will be published."""
+def _ports(data: dict[str, Any], *, grafana: bool) -> dict[str, int]:
+    """Setting → port of everything that will be published; of Grafana's too, where it has an image."""
     watching = data.get("observability") or {}
     ports = {"gateway.port": (data.get("gateway") or {}).get("port", 8080)}
     for name, default in (("prometheus", 9090), ("alertmanager", 9093)):
         ports[f"observability.{name}.port"] = (watching.get(name) or {}).get("port", default)
+    if grafana and watching.get("grafana", {}) is not None:
+        ports["observability.grafana.port"] = (watching.get("grafana") or {}).get("port", 3000)
     return ports
 
 

@@ -317,6 +317,9 @@ def main() -> int:
             print("there is no `pulumi` here yet: run `make up` first", file=sys.stderr)
             return 1
         status, said = done.returncode, done.stderr.strip()
+        if "no stack named" in said:
+            print(f"there is no stack {args.stack} here yet: run `make up STACK={args.stack}` first", file=sys.stderr)
+            return status
         try:
             preview = json.loads(done.stdout)
         except ValueError:

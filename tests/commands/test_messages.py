@@ -54,11 +54,18 @@ def test_a_port_of_our_own_is_not_taken() -> None:
     assert preflight.taken(ports, [8080, 9090], [9090]) == {"gateway.port": 8080}
 
 
+def test_grafanas_port_counts_where_there_is_a_grafana() -> None:
+    ports = {"gateway.port": 8080, "observability.grafana.port": 3000}
+    assert preflight.published(ports, "registry") == ports
+    assert preflight.published(ports, "built") == {"gateway.port": 8080}
+
+
 @pytest.mark.parametrize(
     ("pulumi_said", "reason", "remedy"),
     [
         ("error: getting stack configuration: incorrect passphrase", "does not open", "PULUMI_CONFIG_PASSPHRASE"),
         ("error: the stack is currently locked by 1 lock(s).", "lock", "make up"),
+        ("error: no stack named 'demo' found", "there is no stack demo here", "make up STACK=demo"),
         ("error: could not deserialize deployment: snapshot integrity failure", "damaged", "state repair"),
     ],
 )
@@ -100,6 +107,27 @@ Outputs:
         "error: container is unhealthy\nerror: the stack's description can't be used:\n"
         "stack_configs/dev.yaml:16  models.chat.max_num_sequences\n    is not a setting"
     )
+
+
+def test_what_was_left_out_is_told_once_and_whole_after_a_run_that_went_well() -> None:
+    out = """
+Diagnostics:
+  pulumi:pulumi:Stack (inference-stack-prod):
+    warning: Grafana is left out: its image can't be built here
+    warning: Grafana is left out: its image can't be built here
+    warning: stack_configs/prod.yaml:7  hosts.studio-1
+        has facts from before its driver
+        run `make facts STACK=prod`
+
+Outputs:
+    url: "warning: not a warning"
+"""
+    assert up.pulumi_warnings(out) == [
+        "warning: Grafana is left out: its image can't be built here",
+        "warning: stack_configs/prod.yaml:7  hosts.studio-1\n    has facts from before its driver\n"
+        "    run `make facts STACK=prod`",
+    ]
+    assert up.pulumi_warnings("Resources:\n    29 unchanged\n") == []
 
 
 def test_of_a_run_that_could_not_be_written_down_the_last_error_is_told() -> None:
@@ -236,6 +264,7 @@ NOTHING_YET: dict[str, Any] = {
     "keys": ["me", "ci"],
     "key_hashes": {},
     "repos": ["Qwen/Qwen2.5-0.5B-Instruct"],
+    "hub": None,
 }
 
 
@@ -243,8 +272,8 @@ NOTHING_YET: dict[str, Any] = {
 def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     made = Recorder()
     monkeypatch.setattr(state, "pulumi", made)
-    monkeypatch.setattr(choices, "hub_answers", lambda _repos: False)
-    monkeypatch.setattr(choices, "usable_gpus", list)
+    monkeypatch.setattr(choices, "hub_answers", lambda _hub, _repos: False)
+    monkeypatch.setattr(choices, "usable_gpus", lambda: ([], ""))
     return made
 
 
@@ -275,3 +304,47 @@ def test_what_was_decided_stays_decided(recorder: Recorder, tmp_path: Any) -> No
     decided = {"images": "registry", "weights": "hub", "gpus": [], "key_hashes": {"me": "1", "ci": "2"}}
     choices.make("dev", {**NOTHING_YET, **decided}, "registry", Step("choices", tmp_path / "log"), {})
     assert recorder.calls == []
+
+
+@pytest.mark.parametrize(
+    ("smi", "docker", "gpus", "told"),
+    [
+        ("echo GPU-1; echo GPU-2", """echo '["/etc/cdi"]'""", ["GPU-1", "GPU-2"], ""),
+        ("echo GPU-1; echo GPU-2", "echo null", [], "2 left out: this Docker hands out none by CDI"),
+        ("echo GPU-1", "exit 1", [], "1 left out: this Docker hands out none by CDI"),
+        ("echo 'no driver'; exit 9", "echo null", [], "nvidia-smi ends with status 9"),
+    ],
+)
+def test_gpus_that_docker_can_not_hand_out_are_told(
+    smi: str, docker: str, gpus: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, does in (("nvidia-smi", smi), ("docker", docker)):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    found, but = choices.usable_gpus()
+    assert found == gpus
+    assert told in but
+    assert bool(told) == bool(but)
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == "/mirror/api/models/Qwen/Qwen2.5-0.5B-Instruct" else 404)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_the_hub_that_is_asked_is_the_one_that_the_stacks_file_names() -> None:
+    server = http.server.HTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        mirror = f"http://127.0.0.1:{server.server_port}/mirror"
+        assert choices.hub_answers(mirror, ["Qwen/Qwen2.5-0.5B-Instruct"])
+        assert not choices.hub_answers(mirror, ["Qwen/none"])
+    finally:
+        server.shutdown()
+    assert not choices.hub_answers(mirror, [])
+    assert not choices.hub_answers("http://127.0.0.1:9", ["Qwen/Qwen2.5-0.5B-Instruct"])

@@ -164,6 +164,7 @@ def test_errors_are_told_without_the_language_hosts_traceback() -> None:
         ({"diagnostics": [{"severity": "error", "message": "preview failed"}]}, "error: lost", 255, "error: lost"),
         ({"steps": []}, "", 3, "pulumi preview ended with status 3"),
         (None, "error: incorrect passphrase", 255, "error: incorrect passphrase"),
+        (None, "error: no stack named 'dev' found", 6, "there is no stack dev here yet: run `make up STACK=dev` first"),
     ],
 )
 def test_ends_as_pulumi_ended(

@@ -89,6 +89,7 @@ def test_up_ends_with_an_answer_and_what_to_do_next(clone: Clone) -> None:
     assert f"make key STACK={STACK}" in said
     outputs = clone.outputs()
     assert ("gibberish by design" in said) == (outputs["weights"] == "random")
+    assert ("\nwarning: Grafana is left out" in said) == ("grafana" not in outputs["monitoring"])
     assert outputs["models"] == ["chat"]
 
 

@@ -63,13 +63,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     clone: Clone | None = None
     try:
         pins = push_images(registry, scratch / "stand-in")
-        env = {"INFERENCE_STACK_PULUMI_DOWNLOADS": downloads.url, "HF_ENDPOINT": NOBODY}
+        env = {"INFERENCE_STACK_PULUMI_DOWNLOADS": downloads.url}
         cache, setting = make_cache(scratch / "cache")
         clone = make_clone(scratch / "clone", stack=STACK, ports=PORTS, env={**env, **setting})
         if shutil.which("pulumi", path=clone.env["PATH"]):
             pytest.skip("a pulumi on PATH is taken before any download")
         write_versions(clone, pins)
-        clone.edit(r'^versions: ".*"$', f'versions: "{VERSIONS}"')
+        clone.edit(r'^versions: ".*"$', f'versions: "{VERSIONS}"\nhub: {NOBODY}')
         clone.edit(r"^  grafana:\n    port: \d+\n", "")
         remove_leftovers(STACK)
         yield Site(clone, downloads, registry, pins, cache, clone.setup("up").stdout)

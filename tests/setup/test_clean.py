@@ -80,3 +80,12 @@ def test_a_cache_in_use_is_told_without_a_traceback(monkeypatch: pytest.MonkeyPa
     with pytest.raises(SetupError, match="can't be removed: Directory not empty") as told:
         down.clean("dev")
     assert "wait for its end" in told.value.remedy
+
+
+def test_down_without_a_stack_says_so_and_removes_nothing(
+    asked: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(state, "ready", dict)
+    down.down("dev")
+    assert capsys.readouterr().out == "There is no stack dev here: nothing to remove.\n"
+    assert not asked.exists()

@@ -1,5 +1,6 @@
 """What set-up reads of a stack's file before it fetches anything."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -24,6 +25,19 @@ def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_dev_names_its_version_set(configs: Path) -> None:
     named = describe.describe("dev")["versions"]
     assert (configs / "versions" / f"{named}.yaml").is_file()
+
+
+def test_every_port_that_can_be_published_is_told(configs: Path) -> None:
+    ports = {"gateway": 8080, "observability.prometheus": 9090, "observability.alertmanager": 9093}
+    told = {f"{name}.port": port for name, port in ports.items()}
+    assert describe.describe("dev")["ports"] == {**told, "observability.grafana.port": 3000}
+    file = configs / "dev.yaml"
+    file.write_text(file.read_text().replace("  grafana:\n    port: 3000\n", "  grafana: null\n"))
+    assert describe.describe("dev")["ports"] == told
+    sets = configs / "versions/2026.11.yaml"
+    file.write_text(file.read_text().replace("  grafana: null\n", ""))
+    sets.write_text(re.sub(r"^  grafana:\n(?:    .*\n)+", "", sets.read_text(), flags=re.MULTILINE))
+    assert describe.describe("dev")["ports"] == told
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import secrets
 import shutil
 import subprocess
@@ -18,7 +17,8 @@ from tools.setup.progress import Step
 if TYPE_CHECKING:  # set-up starts before the environment that has pydantic
     from stack_configs.schema.versions import VersionSet
 
-HUB = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+HUB = "https://huggingface.co"
+"""What the fetch job asks where the stack's file names no other."""
 ASK_S = 5
 
 
@@ -39,13 +39,13 @@ def make(stack: str, wanted: dict[str, Any], way: str, step: Step, env: dict[str
         _put(stack, step, env, "images", way)
         made.append(f"images: {way}")
     if not wanted["weights"]:
-        weights = "hub" if hub_answers(wanted["repos"]) else "random"
+        weights = "hub" if hub_answers(wanted["hub"], wanted["repos"]) else "random"
         _put(stack, step, env, "weights", weights)
         made.append(f"weights: {weights}")
     if wanted["gpus"] is None:
-        found = usable_gpus()
+        found, but = usable_gpus()
         _put(stack, step, env, "gpus", json.dumps(found))
-        made.append(f"GPUs: {len(found)}")
+        made.append(f"GPUs: {len(found)}{but}")
     made += make_keys(stack, wanted, step, env)
     step.note = ("decided " + ", ".join(made)) if made else "as decided before"
 
@@ -67,29 +67,33 @@ def _put(stack: str, step: Step, env: dict[str, str], key: str, value: str, *fla
     state.pulumi(step, env, "config", "set", "-s", stack, f"inference-stack:{key}", *flags, stdin=value)
 
 
-def hub_answers(repos: list[str]) -> bool:
-    """Whether weights can be fetched: the hub knows the first model."""
+def hub_answers(hub: str | None, repos: list[str]) -> bool:
+    """Whether weights can be fetched: the hub that the fetch job will ask knows the first model."""
     if not repos:
         return False
     try:
-        with urllib.request.urlopen(f"{HUB}/api/models/{repos[0]}", timeout=ASK_S) as response:
+        with urllib.request.urlopen(f"{hub or HUB}/api/models/{repos[0]}", timeout=ASK_S) as response:
             return bool(response.status == 200)
     except (urllib.error.URLError, OSError):
         return False
 
 
-def usable_gpus() -> list[str]:
-    """UUIDs of the NVIDIA GPUs that Docker can hand to a container by CDI; none where either is missing."""
+def usable_gpus() -> tuple[list[str], str]:
+    """UUIDs of the NVIDIA GPUs that Docker can hand to a container by CDI; and in words, why some are left out."""
     if not shutil.which("nvidia-smi"):
-        return []
+        return [], ""
     smi = subprocess.run(
         ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"],
         capture_output=True,
         text=True,
         check=False,
     )
+    if smi.returncode != 0:
+        return [], f" (nvidia-smi ends with status {smi.returncode})"
     info = subprocess.run(
         ["docker", "info", "--format", "{{json .CDISpecDirs}}"], capture_output=True, text=True, check=False
     )
-    cdi = info.returncode == 0 and info.stdout.strip() not in ("", "null", "[]")
-    return smi.stdout.split() if smi.returncode == 0 and cdi else []
+    there = smi.stdout.split()
+    if info.returncode == 0 and info.stdout.strip() not in ("", "null", "[]"):
+        return there, ""
+    return [], f" ({len(there)} left out: this Docker hands out none by CDI, see docs/add-a-model.md)"

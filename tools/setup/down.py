@@ -19,6 +19,9 @@ IMAGE_LABEL = "inference-stack.image"
 def down(stack: str) -> None:
     """Destroy what `up` made; the model cache, config and keys stay."""
     env = state.ready()
+    if state.is_local_backend(env) and not state.checkpoint(stack).exists():
+        print(f"There is no stack {stack} here: nothing to remove.")
+        return
     remote = over_ssh.is_over_ssh(stack)
 
     def destroy(step: Step) -> None:

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from tools.setup import chat, choices, engine, paths, recover, state, venv
 from tools.setup.progress import SetupError, Step, run_step, run_steps
-from tools.setup.up import example, pulumi_errors, read_outputs
+from tools.setup.up import example, pulumi_errors, pulumi_warnings, read_outputs
 
 _OVER_SSH = re.compile(r"^[^#\n]*\bkind:\s*[\"']?ssh\b", re.MULTILINE)
 TUNNEL_S = 20
@@ -46,7 +46,8 @@ def up(stack: str) -> None:
 
     wanted = run_step("Stack and keys", stack_ready)
     run_step("Earlier runs", lambda step: recover.recover(stack, step, env, over_ssh=True))
-    run_step("pulumi up", lambda step: _pulumi_up(stack, step, env))
+    for warning in run_step("pulumi up", lambda step: _pulumi_up(stack, step, env)):
+        print(warning)
     outputs = run_step("Outputs", lambda step: read_outputs(stack, step, env))
     key, host = outputs.pop("key"), wanted["gateway_host"]
     answer = None
@@ -69,7 +70,7 @@ def _check_agent(step: Step) -> None:
     step.note = f"{len(done.stdout.splitlines())} keys"
 
 
-def _pulumi_up(stack: str, step: Step, env: dict[str, str]) -> None:
+def _pulumi_up(stack: str, step: Step, env: dict[str, str]) -> list[str]:
     argv = ["pulumi", "up", "--yes", "--skip-preview", "--non-interactive", "--color", "never", "-s", stack]
     try:
         with recover.noted(stack):
@@ -80,6 +81,7 @@ def _pulumi_up(stack: str, step: Step, env: dict[str, str]) -> None:
         raise state.explained(SetupError(error.step, told, error.remedy, error.log)) from error
     counts = re.findall(r"^ +([+~-]{1,2}-? ?\d+ \w+|\d+ unchanged)$", out, re.MULTILINE)
     step.note = ", ".join(count.strip() for count in counts)
+    return pulumi_warnings(out)
 
 
 def _ask(stack: str, host: str, step: Step, outputs: dict[str, Any], key: str) -> str:

@@ -93,6 +93,11 @@ def taken(ports: Mapping[str, int], listening: Iterable[int], ours: Iterable[int
     return {setting: port for setting, port in ports.items() if port in blocked}
 
 
+def published(ports: Mapping[str, int], way: str) -> dict[str, int]:
+    """Of the file's ports, those that are used: Grafana is left out where images are built."""
+    return {setting: port for setting, port in ports.items() if way == "registry" or "grafana" not in setting}
+
+
 def check_ports(stack: str, ports: Mapping[str, int], step: Step) -> None:
     """Raises SetupError naming every port that is taken by something that is not this stack."""
     found = taken(ports, [p for p in ports.values() if _listens(p)], _published(stack))

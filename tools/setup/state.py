@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
 import subprocess
@@ -126,6 +127,13 @@ def explained(error: SetupError) -> SetupError:
             "the passphrase does not open this stack's secrets",
             "if PULUMI_CONFIG_PASSPHRASE or PULUMI_CONFIG_PASSPHRASE_FILE is set, correct or unset it; "
             "else bring back .state/passphrase from a backup",
+            error.log,
+        )
+    if missing := re.search(r"no stack named '(.*?)' found", text):
+        return SetupError(
+            error.step,
+            f"there is no stack {missing[1]} here",
+            f"`make up STACK={missing[1]}` makes it; if it was made elsewhere, Pulumi's backend there is another one",
             error.log,
         )
     if "the stack is currently locked" in text:

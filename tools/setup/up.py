@@ -32,10 +32,12 @@ def up(stack: str) -> None:
         state.ensure_stack(stack, step, env)
         choices.make(stack, wanted, way, step, env)
 
-    run_step("Ports", lambda step: preflight.check_ports(stack, wanted["ports"], step))
+    ports = preflight.published(wanted["ports"], way)
+    run_step("Ports", lambda step: preflight.check_ports(stack, ports, step))
     run_step("Stack and choices", stack_ready)
     run_step("Earlier runs", lambda step: recover.recover(stack, step, env))
-    run_step("pulumi up", lambda step: _pulumi_up(stack, step, env))
+    for warning in run_step("pulumi up", lambda step: _pulumi_up(stack, step, env)):
+        print(warning)
     outputs = run_step("Outputs", lambda step: read_outputs(stack, step, env))
     key = outputs.pop("key")
     answer = run_step("First question", lambda step: _ask(stack, step, outputs, key))
@@ -92,8 +94,8 @@ def parts(stack: str) -> tuple[dict[str, Any], str, engine.Engine]:
     return answer["wanted"], answer["way"], results["Pulumi"]
 
 
-def _pulumi_up(stack: str, step: Step, env: dict[str, str]) -> None:
-    """The deployment itself; while it waits for a container, that container's last line is the status."""
+def _pulumi_up(stack: str, step: Step, env: dict[str, str]) -> list[str]:
+    """The deployment itself, and its warnings; while it waits for a container, its last line is the status."""
     waiting: dict[str, float] = {}
     dead: list[str] = []
     ended = threading.Event()
@@ -137,6 +139,7 @@ def _pulumi_up(stack: str, step: Step, env: dict[str, str]) -> None:
         ended.set()
     counts = re.findall(r"^ +([+~-]{1,2}-? ?\d+ \w+|\d+ unchanged)$", out, re.MULTILINE)
     step.note = ", ".join(count.strip() for count in counts)
+    return pulumi_warnings(out)
 
 
 def _with_logs(stack: str, error: SetupError) -> SetupError:
@@ -155,24 +158,34 @@ def pulumi_errors(output: str) -> str:
     """What went wrong, from Pulumi's whole output: the errors under "Diagnostics", with all of their lines.
 
     When there are none: the error with which it ended, such as that it could not write down what it has done.
-    Left out: warnings, tracebacks, and the two errors that only say that there was one.
+    Left out: the two errors that only say that there was one.
     """
+    empty = ("an unhandled error occurred", "update failed")
+    told = [text for text in _diagnostics(output, "error:") if not any(words in text for words in empty)]
+    _, mark, last = output.partition("\nDiagnostics:\n")[2].rpartition("\nerror: ")
+    return "\n".join(dict.fromkeys("\n".join(told).splitlines())) or (mark + last).strip() or output
+
+
+def pulumi_warnings(output: str) -> list[str]:
+    """What Pulumi's whole output warns of, each once: what was left out, and why."""
+    return list(dict.fromkeys(_diagnostics(output, "warning:")))
+
+
+def _diagnostics(output: str, kind: str) -> list[str]:
+    """The messages of one kind under "Diagnostics", with all of their lines; tracebacks are none."""
     told: list[list[str]] = []
     keep = False
-    _, _, diagnostics = output.partition("\nDiagnostics:\n")
-    for line in diagnostics.splitlines():
+    for line in output.partition("\nDiagnostics:\n")[2].splitlines():
         if line and not line.startswith(" "):  # the next part: Outputs, Resources
             break
         text = line.strip()
-        is_error = text.startswith("error:")
-        if is_error or text.startswith(("warning:", "Traceback")) or re.match(r"  \S", line):
-            keep = is_error and "an unhandled error occurred" not in text and "update failed" not in text
+        if text.startswith(("error:", "warning:", "Traceback")) or re.match(r"  \S", line):
+            keep = text.startswith(kind)
             if keep:
                 told.append([])
         if keep and text:
             told[-1].append(line.removeprefix("    ").rstrip())
-    _, mark, last = diagnostics.rpartition("\nerror: ")
-    return "\n".join(dict.fromkeys("\n".join(message) for message in told)) or (mark + last).strip() or output
+    return ["\n".join(message) for message in told]
 
 
 def _statuses(stack: str) -> list[tuple[str, str]]:
