@@ -8,6 +8,7 @@ told too, and an `up` that has nothing to do.
 """
 
 import argparse
+import os
 import sys
 import tempfile
 import time
@@ -21,7 +22,7 @@ from planning.hosts import steps
 from planning.hosts.plan import HostPlan
 from tests.hosts.card import RTX_4090, Card
 from tests.hosts.engine import Project
-from tests.hosts.host import Host, bare_hosts
+from tests.hosts.host import Host, bare_hosts, login
 from tests.hosts.repository import Repository, driver, toolkit
 from tools.reach import reach
 
@@ -54,6 +55,7 @@ def main() -> int:
     parser.add_argument("--hosts", type=int, default=4)
     count = parser.parse_args().hosts
     took: dict[str, float] = {}
+    os.environ.update(login().env)  # the program runs in here, and asks each host before its steps
     with tempfile.TemporaryDirectory() as folder:
         repository = Repository(Path(folder) / "apt")
         repository.publish(*driver("580.173.02"), *toolkit())

@@ -34,6 +34,19 @@ def no_question(_plan: HostPlan, _rebooting: bool) -> None:
     """For programs that leave it to the plugin."""
 
 
+def once(reach: Reach) -> Reach:
+    """The same question for all steps of a host: one that has just come to its end is an answer for the next one."""
+    answered = False
+
+    def asked(plan: HostPlan, rebooting: bool) -> None:
+        nonlocal answered
+        if rebooting or not answered:
+            reach(plan, rebooting)
+            answered = True
+
+    return asked
+
+
 def run_step(plan: HostPlan, step: Step, reach: Reach, opts: ResourceOptions) -> Resource:
     """Run one step on its host, now if it is new or has changed. `opts` carries parent and dependencies."""
     return remote.Command(

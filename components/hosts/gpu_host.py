@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from pulumi import ComponentResource, Resource, ResourceOptions
 
-from components.remote import Reach, run_step
+from components.remote import Reach, once, run_step
 from planning.hosts.plan import HostPlan
 
 
@@ -23,7 +23,8 @@ class GpuHost(ComponentResource):
     def __init__(self, name: str, args: GpuHostArgs, opts: ResourceOptions | None = None) -> None:
         super().__init__("inference-stack:hosts:GpuHost", name, None, opts)
         self.ready = []
+        reach = once(args.reach)
         for step in args.plan.steps:
             child = ResourceOptions(parent=self, depends_on=self.ready)
-            self.ready = [run_step(args.plan, step, args.reach, child)]
+            self.ready = [run_step(args.plan, step, reach, child)]
         self.register_outputs({"steps": {step.name: step.summary for step in args.plan.steps}})

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from components.hosts.gpu_host import GpuHost, GpuHostArgs
+from components.remote import once
 from planning.hosts import steps
 from planning.hosts.plan import HostPlan, Step
 from stack_configs.schema.hosts import SshConnection, SshServer
@@ -75,3 +76,23 @@ def test_the_step_after_a_reboot_waits_for_the_host(policy: str, patient: bool) 
     reboot, engine = made(HOST, *plan.steps)
     assert list(reboot.request.hooks.before_create) == ["studio-1-reboot-reached"]
     assert list(engine.request.hooks.before_update) == ["studio-1-engine-reached"]
+
+
+def test_a_host_is_asked_before_its_first_step_and_after_a_reboot() -> None:
+    plan, asked = HostPlan(name="a", connection=HOST, steps=()), list[bool]()
+    reach = once(lambda _plan, rebooting: asked.append(rebooting))
+    for rebooting in (False, False, False, True):
+        reach(plan, rebooting)
+    assert asked == [False, True]
+
+
+def test_a_host_that_did_not_answer_is_asked_again() -> None:
+    plan = HostPlan(name="a", connection=HOST, steps=())
+
+    def silent(_plan: HostPlan, _rebooting: bool) -> None:
+        raise TimeoutError
+
+    reach = once(silent)
+    for _ in range(2):
+        with pytest.raises(TimeoutError):
+            reach(plan, False)

@@ -122,7 +122,10 @@ class CommandProvider(api.Provider):
             # Only dialling ends with the resource's timeout: a command that runs is waited for.
             async with asyncio.timeout(timeout_s or None):
                 argv = await self._dial(server, Server.of(jump) if jump else None, Path(folder))
-            rc, out, err = await self._session(urn, [*argv, command], _text(properties.get("stdin")))
+            try:
+                rc, out, err = await self._session(urn, [*argv, command], _text(properties.get("stdin")))
+            finally:
+                await _hang_up(argv)
         if rc != 0:
             raise CommandError(f"Process exited with status {rc}: running {command!r}:\n{out}{err}")
         return {"stdout": PropertyValue(out.removesuffix("\n")), "stderr": PropertyValue(err.removesuffix("\n"))}
@@ -130,6 +133,8 @@ class CommandProvider(api.Provider):
     async def _dial(self, server: Server, jump: Server | None, folder: Path) -> list[str]:
         """`ssh` to the server, once a login has succeeded."""
         argv = ["ssh", *server.options(folder / "known_hosts", "host")]
+        # The login's connection is the command's too, as in the real plugin.
+        argv += ["-oControlMaster=auto", f"-oControlPath={folder / 'control'}", "-oControlPersist=60"]
         if jump:
             words = [
                 "ssh",
@@ -195,15 +200,23 @@ async def _login(first: Server, argv: list[str]) -> str | None:
     except OSError as error:
         return f"dial tcp {first.host}:{first.port}: {error.strerror}"
     writer.close()
-    process = await asyncio.create_subprocess_exec(
-        *(*argv, "true"), stdin=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
-    )
-    try:
-        _, err = await process.communicate()
-    finally:
-        with suppress(ProcessLookupError):
-            process.kill()
-    return f"ssh: handshake failed: {err.decode().strip()}" if process.returncode == SSH_FAILED else None
+    with tempfile.TemporaryFile() as said:  # no pipe: the process that keeps the connection would hold it open
+        process = await asyncio.create_subprocess_exec(
+            *(*argv, "true"), stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=said
+        )
+        try:
+            failed = await process.wait() == SSH_FAILED
+        finally:
+            with suppress(ProcessLookupError):
+                process.kill()
+        said.seek(0)
+        return f"ssh: handshake failed: {said.read().decode().strip()}" if failed else None
+
+
+async def _hang_up(argv: list[str]) -> None:
+    nowhere = asyncio.subprocess.DEVNULL
+    process = await asyncio.create_subprocess_exec(*argv, "-O", "exit", stdin=nowhere, stdout=nowhere, stderr=nowhere)
+    await process.wait()
 
 
 def _unknown() -> Properties:
