@@ -387,6 +387,22 @@ def test_a_mistake_in_the_file_is_told_and_nothing_is_touched(clone: Clone) -> N
     assert container_ids() == before
 
 
+def test_another_program_is_previewed_with_our_components(clone: Clone) -> None:
+    """examples/one-model by the real Pulumi, with a backend of its own; deploying it is what the stack's own tests do."""
+    backend = clone.path.parent / "example-backend"
+    backend.mkdir()
+    run = (
+        f". ./activate && export PULUMI_BACKEND_URL=file://{backend} PULUMI_CONFIG_PASSPHRASE=x && cd examples/one-model"
+        " && pulumi stack init example && PYTHONPATH=../.. pulumi preview -s example --non-interactive --json"
+    )
+    said = clone.run("bash", "-c", run).stdout
+    preview = json.loads(said[said.index("{") :])
+    made = {step["urn"].rsplit("::", 1)[1]: step["op"] for step in preview["steps"]}
+    assert made["chat"] == made["chat-fetch"] == made["chat-0"] == "create"
+    assert not {"nginx", "litellm-0", "prometheus"} & set(made)
+    assert is_clean(clone) == []
+
+
 def test_down_leaves_the_model_cache_alone(clone: Clone) -> None:
     said = clone.setup("down").stdout
     assert "Kept: the model cache" in said

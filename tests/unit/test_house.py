@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-DOMAINS = {"gateway", "observability", "serving"}
+DOMAINS = {"gateway", "hosts", "observability", "serving"}
 UPLOADED = "files"
 """Folders of programs that run inside containers: they import what their image has."""
 
