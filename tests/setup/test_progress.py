@@ -115,3 +115,12 @@ def test_a_step_goes_on_when_its_log_has_no_room() -> None:
     (paths.LOGS / "x.log").symlink_to("/dev/full")
     paths.TIMINGS.with_suffix(".tmp").symlink_to("/dev/full")
     assert run_step("x", lambda step: step.run(["echo", "done"], remedy="")) == "done\n"
+
+
+def test_timings_tell_the_cpu_seconds_of_commands() -> None:
+    def used(code: str) -> float:
+        run_step("x", lambda step: step.run([sys.executable, "-c", code], remedy=""))
+        return float(json.loads(paths.TIMINGS.read_text())["steps"][-1]["cpu_s"])
+
+    before = used("pass")
+    assert used("import time\nwhile time.process_time() < 0.3: pass") >= before + 0.29
