@@ -20,7 +20,8 @@ class Alertmanager(Frozen):
     port: Port = 9093
     """Port of its pages, on 127.0.0.1."""
     webhook_url: str | None = None
-    """Where alerts are sent (a plain Alertmanager webhook). Without it they are shown in its UI only."""
+    """Where alerts are sent (a plain Alertmanager webhook). Without it they are shown in its UI only. It stands in
+    plain here and in Pulumi's state: an address that is itself a secret belongs behind a relay of yours."""
 
 
 class Grafana(Frozen):
