@@ -16,6 +16,18 @@ from tests.faults.conftest import Site
 
 LITELLM = "inference-test-litellm-0"
 STATE_BYTES = 64 * 2**20
+EMPTY_HUB = """
+import http.server
+class Hub(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(404)
+        self.send_header("X-Error-Code", "RepoNotFound")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+    do_HEAD = do_GET
+http.server.ThreadingHTTPServer(("", 8000), Hub).serve_forever()
+"""
+"""Answers as the hub does for a model that it doesn't have."""
 
 
 def test_a_port_that_something_else_listens_on(site: Site) -> None:
@@ -93,6 +105,32 @@ def test_an_engine_that_dies_on_its_start_is_told_with_its_last_lines(site: Site
     site.up()
     assert site.ask()
     assert set(site.containers()) == set(before)
+
+
+def test_a_model_that_the_hub_does_not_have_is_told_and_the_old_one_serves(site: Site) -> None:
+    before = site.containers()
+    gateway = site.machine.docker(
+        "network", "inspect", "--format", "{{(index .IPAM.Config 0).Gateway}}", "inference-test-edge"
+    )
+    hub = subprocess.Popen(site.machine.argv("python3", "-c", EMPTY_HUB))
+    try:
+        site.clone.edit(r"^hosts:$", f"hub: http://{gateway}:8000\n\nhosts:")
+        site.clone.edit(r"^(      repo:) Qwen/Qwen2.5-0.5B-Instruct$", r"\1 Qwen/no-such-model")
+        site.sh(". ./activate && pulumi config set inference-stack:weights hub -s test")
+        said = site.refused()
+    finally:
+        hub.kill()
+        hub.wait()
+    assert "job chat-fetch ended with exit code 1" in said
+    assert "the hub has no public model Qwen/no-such-model; check `source.repo`" in said
+    assert site.containers() == before
+    assert site.ask()
+    site.clone.edit(r"^hub: .*\n\n", "")
+    site.clone.edit(r"Qwen/no-such-model", "Qwen/Qwen2.5-0.5B-Instruct")
+    site.sh(". ./activate && pulumi config set inference-stack:weights random -s test")
+    site.up()
+    assert site.containers() == before
+    assert site.sh(". ./activate && pulumi preview -s test --non-interactive --expect-no-changes")
 
 
 def test_a_disk_that_fills_up_in_a_run(site: Site) -> None:
