@@ -7,6 +7,7 @@ import os
 import re
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -46,6 +47,9 @@ def up(stack: str) -> None:
 
     wanted = run_step("Stack and keys", stack_ready)
     run_step("Earlier runs", lambda step: recover.recover(stack, step, env, over_ssh=True))
+    if not agreed(run_step("Preview", lambda step: _preview(stack, step, env))):
+        print("Nothing was changed.")
+        return
     for warning in run_step("pulumi up", lambda step: _pulumi_up(stack, step, env)):
         print(warning)
     outputs = run_step("Outputs", lambda step: read_outputs(stack, step, env))
@@ -68,6 +72,24 @@ def _check_agent(step: Step) -> None:
             'hosts are logged in to with your agent\'s keys: `eval "$(ssh-agent)" && ssh-add`, then run again',
         )
     step.note = f"{len(done.stdout.splitlines())} keys"
+
+
+def _preview(stack: str, step: Step, env: dict[str, str]) -> str:
+    """What `make preview` says; empty where it can't be had, which `pulumi up` then gives the reason for."""
+    argv = [str(paths.VENV / "bin" / "python"), "-m", "tools.report", "--stack", stack]
+    try:
+        return step.run(argv, cwd=paths.REPO, env=env, remedy="`pulumi up` says what is wrong").strip()
+    except SetupError:
+        step.note = "there is none"
+        return ""
+
+
+def agreed(preview: str) -> bool:
+    """Show what will happen; on a terminal, whether that is wanted: hosts may reboot, and models stop."""
+    if not preview or "Nothing would change" in preview:
+        return True
+    print(f"\n{preview}\n", flush=True)
+    return not sys.stdin.isatty() or input("Type `yes` to go on: ").strip() == "yes"
 
 
 def _pulumi_up(stack: str, step: Step, env: dict[str, str]) -> list[str]:

@@ -1,0 +1,67 @@
+"""`make up` of a stack on hosts over SSH says beforehand what reboots and restarts, and on a terminal asks."""
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tools.setup import over_ssh, state
+from tools.setup.progress import Step
+
+PREVIEW = "Preview of `prod`: 1 to update, 9 unchanged\n\nHost studio-1: driver, reboot run.\n  reboot    yes: …"
+SAME = "Nothing would change in `prod`: 10 resources are as they should be.\nHost studio-1: not touched."
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the steps that `up` runs, none of which does anything."""
+    ran: list[str] = []
+    answers: dict[str, Any] = {
+        "Preview": PREVIEW,
+        "Stack and keys": {"gateway_host": "studio-1"},
+        "pulumi up": [],
+        "Outputs": {"key": "", "url": None, "models": []},
+    }
+
+    def run_step(name: str, _step: Callable[[Step], Any]) -> Any:
+        ran.append(name)
+        return answers.get(name)
+
+    monkeypatch.setattr(over_ssh, "run_step", run_step)
+    monkeypatch.setattr(over_ssh, "run_steps", lambda _steps: {"Pulumi": None})
+    monkeypatch.setattr(state, "prepare", lambda _found: None)
+    monkeypatch.setattr(state, "environment", dict)
+    return ran
+
+
+@pytest.mark.parametrize(
+    ("stdin", "goes_on"),
+    [(Terminal("yes\n"), True), (Terminal("\n"), False), (Terminal("no\n"), False), (io.StringIO(), True)],
+    ids=["yes", "nothing", "no", "no terminal"],
+)
+def test_what_will_happen_is_shown_before_it_happens(
+    steps: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    stdin: io.StringIO,
+    goes_on: bool,
+) -> None:
+    monkeypatch.setattr("sys.stdin", stdin)
+    over_ssh.up("prod")
+    assert ("pulumi up" in steps) == goes_on
+    assert "Preview" in steps
+    said = capsys.readouterr().out
+    assert PREVIEW in said
+    assert ("Nothing was changed." in said) == (not goes_on)
+
+
+@pytest.mark.parametrize("preview", [SAME, ""], ids=["nothing changes", "there is no preview"])
+def test_nobody_is_asked_about_nothing(monkeypatch: pytest.MonkeyPatch, preview: str) -> None:
+    monkeypatch.setattr("sys.stdin", Terminal("no\n"))
+    assert over_ssh.agreed(preview)
