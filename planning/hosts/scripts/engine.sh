@@ -14,12 +14,19 @@ apply() {
   login
   if [[ $WANT_TOOLKIT ]]; then
     toolkit
-    devices
   else
     drop /etc/apt/preferences.d/inference-stack-toolkit /etc/apt/apt.conf.d/60inference-stack-toolkit
   fi
   hold "${HELD[@]}"
-  start_drained
+  if [[ $WANT_TOOLKIT ]] && driver_is_loaded; then
+    cdi_files
+    # One GPU that is gone doesn't keep the models of the others from starting.
+    start_drained
+    gpus
+  else
+    start_drained
+  fi
+  must_have_started
 }
 
 undo() {
@@ -128,23 +135,36 @@ settings_in_force() { # those that Docker was last started with
 login() { # Pulumi's Docker provider reaches the socket as the user of `connection:`
   [[ $LOGIN != root ]] || return 0
   if ! id -nG "$LOGIN" | tr ' ' '\n' | grep -qx docker; then
+    echo "$LOGIN" >"$STATE/docker-login" # first, so that nobody stays in it for want of a note
     usermod -aG docker "$LOGIN"
-    echo "$LOGIN" >"$STATE/docker-login"
     say "put $LOGIN into the group docker, which is as good as root"
   fi
 }
 
-start_drained() { # models that `reboot` stopped
-  local name started=()
+start_drained() { # models that `reboot` stopped. Sets NOT_STARTED, which the next run tries again, and WHY
+  local name out started=()
+  NOT_STARTED=()
   [[ -e $STATE/drained ]] || return 0
   while read -r name; do
-    if docker inspect "$name" >/dev/null 2>&1; then
-      docker start "$name" >/dev/null || fail "$name doesn't start" "it was stopped for the reboot" "see \`docker logs $name\` on the host"
+    docker inspect "$name" >/dev/null 2>&1 || continue
+    if out=$(docker start "$name" 2>&1); then
       started+=("$name")
+    else
+      NOT_STARTED+=("$name")
+      WHY=${out%%$'\n'*}
     fi
   done < <(sort -u "$STATE/drained")
-  rm "$STATE/drained"
+  if [[ ${#NOT_STARTED[@]} -gt 0 ]]; then
+    printf '%s\n' "${NOT_STARTED[@]}" >"$STATE/drained"
+  else
+    rm "$STATE/drained"
+  fi
   [[ ${#started[@]} -eq 0 ]] || say "started ${started[*]}"
+}
+
+must_have_started() {
+  [[ ${#NOT_STARTED[@]} -eq 0 ]] || fail "${NOT_STARTED[*]} stopped for the reboot, and can't be started again" \
+    "$WHY" "see \`docker logs\` on the host, and run \`up\` again"
 }
 
 # --- GPUs ---
@@ -161,22 +181,29 @@ toolkit() {
   enable_unit --later nvidia-cdi-refresh.service
 }
 
-devices() { # containers see the GPUs, or it is noted why nobody can know yet
-  local loaded wanted uuid
+driver_is_loaded() { # containers can be shown the GPUs, or it is noted why nobody can know yet
+  local loaded wanted
   wanted=$(for_os DRIVER_VERSION || true)
   loaded=$(loaded_module)
   if [[ ! $loaded ]]; then
     pending gpus "no driver is loaded, so containers can't be shown the GPUs: after the reboot, \`make drift\` and \`up\` look again"
-    return
+    return 1
   elif [[ $wanted && $loaded != "$wanted" ]]; then
     pending gpus "the driver $loaded is loaded, not $wanted: containers aren't shown the GPUs before the reboot"
-    return
+    return 1
   fi
+}
+
+cdi_files() {
   if ! listed || [[ $CDI -ot $STATE/driver-changed ]]; then
     systemctl restart nvidia-cdi-refresh.service || fail "the CDI devices can't be written" \
       "$(journalctl -u nvidia-cdi-refresh -n 3 --no-pager -o cat 2>/dev/null | tail -n 1)" "see \`nvidia-ctk cdi generate\` on the host"
     say "refreshed $CDI"
   fi
+}
+
+gpus() {
+  local uuid
   for uuid in $GPUS; do
     grep -qxF "nvidia.com/gpu=$uuid" <<<"$(cdi_devices)" || fail "$uuid isn't a GPU of this host" \
       "the CDI devices are $(cdi_devices | tr '\n' ' ')" "correct \`gpus:\`, or look at \`nvidia-smi\` and \`dmesg\` on the host if it was there before"

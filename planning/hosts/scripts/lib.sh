@@ -8,23 +8,35 @@ export LC_ALL=C DEBIAN_FRONTEND=noninteractive
 export NEEDRESTART_SUSPEND=1 NEEDRESTART_MODE=l
 
 STATE=/var/lib/inference-stack
+LOCK=/run/inference-stack.lock
 CHANGED=
+UPDATED=
 
 main() { # apply|undo [what a preview calls it]
   [[ $EUID == 0 ]] || fail "this must run as root" "it changes packages and units" "let sudo run it"
   find_os
+  alone
+  # What is started doesn't get the lock: a daemon would keep it.
   case ${1-} in
     apply)
-      apply
+      apply 9>&-
       note_done
       ;;
     undo)
-      undo
+      undo 9>&-
       rm -f "$STATE/steps/$STEP"
       ;;
     *) fail "\`${1-}\` is nothing to do" "a step is applied or undone" "give apply or undo" ;;
   esac
   [[ $CHANGED ]] || echo "nothing to change"
+}
+
+alone() { # one script at a time on a host: that of an `up` that was killed goes on until it has something to say
+  exec 9>"$LOCK"
+  flock -n 9 && return
+  echo "waiting: a step that was started before is still running on this host"
+  flock -w "$APT_LOCK_S" 9 || fail "another step has been running on this host for $APT_LOCK_S s" \
+    "two at once would be in each other's way" "let it end, or stop it (\`pgrep -fa 'bash -s'\`), and run \`up\` again"
 }
 
 say() { # a thing that was changed
@@ -216,15 +228,14 @@ build_of() { # package, upstream version -> the full version that apt can get; f
   return 1
 }
 
-must_build_of() { # the same; looks again after apt-get update, then fails
+must_build_of() { # the same in BUILD, so that waiting for apt can be told; looks again after apt-get update, then fails
   local have
-  build_of "$1" "$2" && return
-  if [[ ! -e $STATE/.updated.$$ ]]; then
+  BUILD=$(build_of "$1" "$2") && return
+  if [[ ! $UPDATED ]]; then
     apt_get update
-    touch "$STATE/.updated.$$"
-    trap 'rm -f "$STATE/.updated.$$"' EXIT
+    UPDATED=yes
   fi
-  build_of "$1" "$2" && return
+  BUILD=$(build_of "$1" "$2") && return
   have=$(apt-cache madison "$1" | cut -d '|' -f 2 | tr -d ' ' | head -n 4 | tr '\n' ' ')
   fail "no repository has $1 $2" "apt knows ${have:-none at all}" "choose a version set or \`packages:\` with a build for $OS_ID $OS_VERSION"
 }
@@ -304,9 +315,9 @@ install_set() { # name of the set, upstream version, packages, packages with ver
   for package in "${names[@]}"; do
     have=$(installed "$package" || true)
     is_build "$have" "$version" && continue
-    full=$(must_build_of "$package" "$version")
-    changes+=("$package=$full")
-    moves+=("$package ${have:-not installed} -> $full")
+    must_build_of "$package" "$version"
+    changes+=("$package=$BUILD")
+    moves+=("$package ${have:-not installed} -> $BUILD")
   done
   for package in "${loose[@]}"; do
     installed "$package" >/dev/null && continue

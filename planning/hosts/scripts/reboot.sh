@@ -7,6 +7,8 @@ apply() {
   local version loaded why
   version=$(for_os VERSION) || fail "the version set has no driver for $OS_ID $OS_VERSION" "" "choose another version set"
   loaded=$(loaded_module)
+  # Of a run that was cut off before it came to its reboot: what is decided now counts.
+  rm -f "$STATE/rebooting"
   if [[ $loaded == "$version" ]]; then
     settled reboot
     return
@@ -29,6 +31,8 @@ apply() {
   drain
   cat /proc/sys/kernel/random/boot_id >"$STATE/rebooting"
   leave
+  # Not before: who has lost the connection ends at the next word, and the models would stay stopped.
+  [[ ${#STOPPED[@]} -eq 0 ]] || say "stopped ${STOPPED[*]}"
   say "reboots in $DELAY_S s: $why"
 }
 
@@ -50,15 +54,14 @@ window_is_open() { # a window that closes before it opens ends on the next day
   fi
 }
 
-drain() { # models end as they would by themselves: requests in flight have their containers' grace
-  local -a running
+drain() { # models end as they would by themselves: requests in flight have their containers' grace. Sets STOPPED
+  STOPPED=()
   command -v docker >/dev/null && systemctl -q is-active docker || return 0
-  mapfile -t running < <(docker ps --filter "label=$SERVING_LABEL" --format '{{.Names}}')
-  [[ ${#running[@]} -gt 0 ]] || return 0
+  mapfile -t STOPPED < <(docker ps --filter "label=$SERVING_LABEL" --format '{{.Names}}')
+  [[ ${#STOPPED[@]} -gt 0 ]] || return 0
   # Docker doesn't start stopped containers after a boot: `engine` does, by this note.
-  printf '%s\n' "${running[@]}" >>"$STATE/drained"
-  docker stop "${running[@]}" >/dev/null
-  say "stopped ${running[*]}"
+  printf '%s\n' "${STOPPED[@]}" >>"$STATE/drained"
+  docker stop "${STOPPED[@]}" >/dev/null
 }
 
 leave() { # schedule the reboot and take no new connections, so that the next one is in the new boot
