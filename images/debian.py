@@ -88,6 +88,8 @@ def build_base(folder: Path, scratch: Path, tag: str, step: Step) -> None:
         remedy=f"Check that the mirror answers, or name another: {MIRROR_VARIABLE}=http://HOST/debian.",
         show=lambda line: line.removeprefix("I: "),
     )  # fmt: skip
+    if (root / "proc").is_mount():  # debootstrap leaves it so when another program looked into it just then (seen)
+        step.run(["umount", "--lazy", str(root / "proc")], remedy=f"Run `umount {root}/proc`, then the command again.")
     _settle(root, folder / "root", recipe["suite"], mirror)
     archive = scratch / "root.tar"
     step.run(

@@ -86,3 +86,18 @@ def test_the_first_failure_is_what_is_told(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(builder, "build", build)
     assert refused(lambda step: images.build(["nginx", "vllm"], step)).reason == "the mirror is away"
+
+
+def test_a_proc_that_debootstrap_left_mounted_is_no_part_of_the_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[str] = []
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(debian, "find_mirror", lambda: debian.Mirror("http://127.0.0.1/debian", None))
+    monkeypatch.setattr(debian, "KEYRING", tmp_path)
+    monkeypatch.setattr(debian, "_settle", lambda *_: None)
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    monkeypatch.setattr(Path, "is_mount", lambda path: path.name == "proc")
+    monkeypatch.setattr(Step, "run", lambda _step, argv, **_: ran.append(argv[0]))
+    run_step("Images", lambda step: debian.build_base(recipes.ROOT / "base", tmp_path, "x:1", step))
+    assert ran == ["debootstrap", "umount", "tar", "docker"]
