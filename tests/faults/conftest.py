@@ -1,5 +1,6 @@
 """Machines to break, and a clone of this repository with a running stack on one."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -29,8 +30,14 @@ class Site:
         return self.sh(f"make up STACK={self.clone.stack}")
 
     def refused(self, env: Mapping[str, str] | None = None) -> str:
-        """What a `make up` prints that must fail."""
-        return self.sh(f"make up STACK={self.clone.stack}", env=env, fails=True)
+        """What a `make up` prints that must fail; no secret is in it, nor in its logs."""
+        said = self.sh(f"make up STACK={self.clone.stack}", env=env, fails=True)
+        state = self.clone.path / ".state"
+        logs = "".join(log.read_text(errors="replace") for log in (state / "logs").glob("*.log"))
+        for secret in (*(env or {}).values(), *(file.read_text().strip() for file in state.glob("passphrase"))):
+            assert secret not in said + logs
+        assert not re.search(r"\bsk-[\w-]{30,}", said + logs), "an API key"
+        return said
 
     def sh(self, line: str, *, env: Mapping[str, str] | None = None, fails: bool = False) -> str:
         """What a line typed in the clone prints, on both streams; it must succeed, or fail."""
