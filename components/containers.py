@@ -32,6 +32,8 @@ class Runtime:
     """The host's Docker; None: this machine's."""
     shell: tuple[str, ...] = ()
     """What runs a command on the host: `ssh … --`; empty on this machine."""
+    hooks: pulumi.ResourceHookBinding | None = None
+    """For all that is made on the host."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +94,7 @@ def run_container(plan: ContainerPlan, runtime: Runtime, opts: ResourceOptions) 
     """
     names = runtime.names
     if runtime.provider:
-        opts = ResourceOptions.merge(opts, ResourceOptions(provider=runtime.provider))
+        opts = ResourceOptions.merge(opts, ResourceOptions(provider=runtime.provider, hooks=runtime.hooks))
     mounts = [_mount(runtime, m.source, m.target, m.read_only) for m in plan.mounts]
     depends: list[Resource] = []
     if plan.files:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from pulumi import ComponentResource, Input, Resource, ResourceOptions
 
+from components.connection import connected
 from components.containers import Runtime, make_networks, make_provider, make_volume
 from components.gateway.gateway import Gateway, GatewayArgs
 from components.hosts.gpu_host import GpuHost, GpuHostArgs
@@ -60,12 +61,13 @@ class InferenceStack(ComponentResource):
         for host in dict.fromkeys(container.host for container in plan.containers):
             names = Names(plan.stack)
             child = ResourceOptions(parent=self)
-            provider, on = None, ""
+            provider, on, hooks = None, "", None
             shell: tuple[str, ...] = ()
             if config and host in prepared:
                 on, shell = host, command_on(host, config)
                 provider = make_provider(host, config, ResourceOptions(parent=self, depends_on=prepared[host]))
-                child = ResourceOptions(parent=self, provider=provider)
+                hooks = connected(host, config)
+                child = ResourceOptions(parent=self, provider=provider, hooks=hooks)
             volumes: dict[str, Input[str]] = {}
             for container in plan.containers:
                 for mount in container.mounts if container.host == host else ():
@@ -82,5 +84,7 @@ class InferenceStack(ComponentResource):
                         folder=plan.models_dirs.get(host) if weights else None,
                     )
             networks = make_networks(names, child, host=on)
-            runtimes[host] = Runtime(names=names, networks=networks, volumes=volumes, provider=provider, shell=shell)
+            runtimes[host] = Runtime(
+                names=names, networks=networks, volumes=volumes, provider=provider, shell=shell, hooks=hooks
+            )
         return runtimes

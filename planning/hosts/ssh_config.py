@@ -14,8 +14,8 @@ CONNECT_S = 10
 """For TCP and for the handshake."""
 SILENCE_S = 15
 """How long an established connection may be silent before it counts as cut."""
-KEEP_S = 60
-"""How long a connection stays open for the next command: each connection of Docker's client is one."""
+KEEP_S = 600
+"""How long a connection stays open for the next command, of this run or another: each one of Docker's client is one."""
 
 
 def ssh_files(hosts: Iterable[HostPlan], folder: PurePath) -> dict[str, str]:

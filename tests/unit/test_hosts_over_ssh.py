@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from components import connection
 from components.ssh import write_ssh_files
 from components.stack import InferenceStack, InferenceStackArgs
 from planning.plans import StackPlan
@@ -260,3 +261,52 @@ def test_a_jump_is_pinned_like_the_host_behind_it() -> None:
     assert (said["hostname"], said["port"]) == ("gate.example", "2222")
     assert said["stricthostkeychecking"] in ("true", "yes")
     assert f"jump-to-studio-2 {key}" in Path(".state/ssh/prod/known_hosts").read_text().splitlines()
+
+
+@pytest.fixture
+def ssh_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What a stand-in for ssh was asked for. It refuses as often as the file `refusals` has lines."""
+    log, program = tmp_path / "log", tmp_path / "ssh"
+    (tmp_path / "refusals").touch()
+    program.write_text(f"""#!/bin/sh
+cd {tmp_path}
+case "$*" in
+*"-O check"*) echo check >>log; [ -e open ] || exit 255 ;;
+*)
+    echo open >>log
+    if [ -s refusals ]; then sed -i 1d refusals; echo "kex: reset by peer" >&2; exit 255; fi
+    touch open
+    ;;
+esac
+""")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(connection, "PAUSE_S", 0)
+    return log
+
+
+def test_one_connection_is_opened_and_then_only_looked_at(ssh_log: Path) -> None:
+    for _ in range(3):
+        connection.connect(OTHER, Path("config"))
+    assert ssh_log.read_text().split() == ["check", "open", "check", "check"]
+
+
+def test_a_server_that_is_too_busy_is_asked_again(ssh_log: Path) -> None:
+    (ssh_log.parent / "refusals").write_text("1\n2\n")
+    connection.connect(OTHER, Path("config"))
+    assert ssh_log.read_text().split() == ["check", "open"] * 3
+
+
+def test_a_host_that_can_not_be_reached_is_named_with_what_ssh_says(ssh_log: Path) -> None:
+    (ssh_log.parent / "refusals").write_text("1\n2\n3\n")
+    with pytest.raises(connection.NotConnectedError, match=r"^studio-2 can't be reached over SSH: kex: reset by peer$"):
+        connection.connect(OTHER, Path("config"))
+    assert ssh_log.read_text().count("open") == 3
+
+
+def test_all_that_is_made_on_a_host_is_made_over_that_connection() -> None:
+    made = stack(plan_stack(prod()))
+    hosts = providers(made)
+    for m in (m for m in made if m.type.startswith("docker:")):
+        hooks = m.request.hooks
+        assert f"{host_of(m, hosts)}-connected" == hooks.before_create[0] == hooks.before_update[0], m.name
