@@ -7,14 +7,18 @@ change that the next `up` makes by itself.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatch
 
 from planning.hosts.installed import driver_pin
+from planning.hosts.packages import DRIVER_FAMILY
 from planning.hosts.plan import STEPS, HostPlan, StepName
 from planning.hosts.steps import needs_toolkit, plan_host
 from planning.hosts.wanted import REMOVED, docker_settings, is_build, moves, not_held, wanted
 from stack_configs.schema.facts import Facts
 from stack_configs.schema.hosts import Host
 from stack_configs.schema.stack import StackSpec
+
+KERNELS = ("linux-image-*", "linux-headers-*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +89,9 @@ def _packages(host: Host, spec: StackSpec, facts: Facts) -> Iterator[Difference]
             yield Difference(step=of.step, says=f"no longer held: {', '.join(loose)}")
     for package, found in facts.packages.items():
         if found.status not in ("installed", "config-files", "not-installed"):
-            yield Difference(step="base", says=f"{package} is {found.status}")
+            # A module that can't be built leaves these so: `driver` knows what to do, `base` would build it once more.
+            of_driver = host.driver and any(fnmatch(package, pattern) for pattern in (*DRIVER_FAMILY, *KERNELS))
+            yield Difference(step="driver" if of_driver else "base", says=f"{package} is {found.status}")
 
 
 def _driver(host: Host, spec: StackSpec, facts: Facts) -> Iterator[Difference]:

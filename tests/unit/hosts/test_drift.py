@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from planning.hosts.drift import differences, repairs
-from stack_configs.schema.facts import Facts
+from stack_configs.schema.facts import Facts, Package
 from stack_configs.schema.hosts import Host
 from stack_configs.schema.stack import StackSpec
 from tests.unit.hosts import prepared, shaped
@@ -14,6 +14,7 @@ HOST = shaped.HOST
 SPEC = prepared.spec(shaped.host(reboot="allowed"))
 MANUAL = prepared.spec()
 MOVED = "580.82.07-0ubuntu1"
+HALF = Package(version="6.8.0-70.70", held=False, status="half-configured")
 
 
 def said(of: StackSpec, facts: Facts, before: Facts | None = None) -> list[str]:
@@ -72,6 +73,11 @@ def test_a_prepared_host_is_as_the_spec_has_it(host: Host) -> None:
             {"packages": package("docker-ce", status="half-configured")},
             ["base: docker-ce is half-configured"],
             {"base": 1},
+        ),
+        (
+            {"packages": {**prepared.packages(), "linux-headers-6.8.0-70-generic": HALF}},
+            ["driver: linux-headers-6.8.0-70-generic is half-configured"],
+            {"driver": 1},
         ),
         (
             {"packages": package("docker-ce", version="5:29.0.0-1~ubuntu.24.04~noble")},
