@@ -88,6 +88,12 @@ def docker(*args: str, check: bool = True) -> str:
     return done.stdout.strip()
 
 
+def logs(name: str) -> str:
+    """Both streams of a container."""
+    argv = ["docker", "logs", name]
+    return subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True).stdout
+
+
 def ours(kind: str, *extra: str, stack: str = STACK) -> list[str]:
     """Names of a stack's Docker objects: `container`, `network` or `volume`."""
     show = "{{.Names}}" if kind == "container" else "{{.Name}}"

@@ -21,7 +21,7 @@ import pytest
 from planning.observability.queries import all_queries, all_selectors, needs_failure
 from stack_configs.load import Settings, resolve
 from stack_configs.source import parse
-from tests.deploy.clone import PORTS, STACK, Clone, container_ids, docker, is_clean, ours
+from tests.deploy.clone import PORTS, STACK, Clone, container_ids, docker, is_clean, logs, ours
 
 API = f"http://127.0.0.1:{PORTS['gateway']}/v1"
 PROMETHEUS = f"http://127.0.0.1:{PORTS['prometheus']}"
@@ -146,7 +146,7 @@ def test_the_request_log_tells_of_every_request_once(clone: Clone) -> None:
         assert response.headers["X-Request-Id"] == "test-42"
     lines: list[dict[str, Any]] = []
     for _ in range(20):
-        logged = docker("logs", f"inference-{STACK}-litellm-0").splitlines()
+        logged = logs(f"inference-{STACK}-litellm-0").splitlines()
         lines = [json.loads(line) for line in logged if line.startswith("{") and "test-42" in line]
         if lines:
             break
@@ -160,11 +160,12 @@ def test_the_request_log_tells_of_every_request_once(clone: Clone) -> None:
 
 
 def test_no_key_in_inspect_logs_ps_or_state(clone: Clone) -> None:
-    key = clone.key()
-    names = ours("container")
-    assert key not in docker("inspect", *names)
-    assert not any(key in docker("logs", name) for name in container_ids())
-    assert key not in subprocess.run(["ps", "auxww"], capture_output=True, text=True, check=True).stdout
+    key, passphrase = clone.key(), (clone.path / ".state" / "passphrase").read_text().strip()
+    seen = docker("inspect", *ours("container"), *ours("volume"), *ours("network"))
+    seen += "".join(map(logs, ours("container")))
+    seen += subprocess.run(["ps", "auxww"], capture_output=True, text=True, check=True).stdout
+    assert key not in seen
+    assert passphrase not in seen
     state = "\n".join(p.read_text(errors="replace") for p in (clone.path / ".state").rglob("*") if p.is_file())
     assert key not in state
     assert oct((clone.path / ".state" / "passphrase").stat().st_mode & 0o777) == "0o600"
