@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.deploy.clone import is_clean
 from tests.faults.conftest import Site
 
 LITELLM = "inference-test-litellm-0"
@@ -166,6 +167,22 @@ def test_a_stack_comes_back_after_a_reboot_by_itself(site: Site) -> None:
     assert site.ask()
     assert site.containers() == before
     assert site.sh(". ./activate && pulumi preview -s test --non-interactive --refresh --expect-no-changes")
+
+
+def test_clean_leaves_keys_and_nothing_else(site: Site, tmp_path: Path) -> None:
+    """With a cache of its own: the real one serves other tests."""
+    cache = tmp_path / "inference-stack"
+    cache.mkdir()
+    said = site.sh(f"INFERENCE_STACK_CACHE={tmp_path} make clean STACK=test")
+    assert "Kept: keys, passphrase and choices in .state" in said
+    assert not cache.exists()
+    assert (site.clone.path / ".state" / "passphrase").exists()
+    for kind, *every in (("container", "--all"), ("volume",), ("image", "--all")):
+        assert site.machine.docker(kind, "ls", "--quiet", *every) == "", kind
+    networks = site.machine.docker("network", "ls", "--format", "{{.Name}}").split()
+    assert sorted(networks) == ["bridge", "host", "none"]
+    assert is_clean(site.clone) == []
+    assert "nothing to remove" not in site.sh("make down STACK=test"), "its state is still there"
 
 
 @contextmanager
