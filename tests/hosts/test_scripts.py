@@ -264,6 +264,34 @@ def test_a_fabric_manager_is_of_the_same_version(target: Target) -> None:
     assert "nvidia-fabricmanager" in target.held()
 
 
+def test_a_cuda_toolkit_comes_in_its_version_is_held_and_let_go(target: Target) -> None:
+    name = "cuda-toolkit-12-9"
+    target.repository.publish(*(Package(name=name, version=of) for of in ("12.9.1-1", "12.9.2-1")))
+    target.repository.copy_to(target.host)
+    pins = {"cuda_toolkits": {"12.9": {"version": "12.9.1", "source": "tests"}}}
+    both = target.with_(pins, cuda_toolkit="12.9")
+    assert f"{name} not installed -> 12.9.1-1" in both.run("driver")
+    assert target.held() == FAMILY | {"nvidia-open-580", name}
+    target.host.inside("apt-get upgrade -qy")
+    assert target.installed()[name] == "12.9.1-1"
+    assert both.run("driver").strip() == QUIET
+    # Without a driver of ours the host's own stays, and the toolkit too.
+    target.with_(pins, cuda_toolkit="12.9", driver=None).run("driver")
+    assert target.held() == {name}
+    target.run("driver")
+    assert target.held() == FAMILY | {"nvidia-open-580"}
+    assert name in target.installed()
+
+
+def test_security_updates_and_a_time_service_are_on_and_nothing_reboots_by_itself(target: Target) -> None:
+    says = target.host.inside("apt-config dump APT::Periodic; apt-config dump Unattended-Upgrade::Automatic-Reboot")
+    assert 'APT::Periodic::Update-Package-Lists "1";' in says
+    assert 'APT::Periodic::Unattended-Upgrade "1";' in says
+    assert 'Unattended-Upgrade::Automatic-Reboot "false";' in says
+    units = "apt-daily.timer apt-daily-upgrade.timer systemd-timesyncd.service"
+    assert target.host.inside(f"systemctl is-enabled {units}").split() == ["enabled"] * 3
+
+
 @pytest.mark.parametrize(
     "reboot", ["manual", {"days": ["mon"], "opens": "00:00", "closes": "00:01"}], ids=["manual", "window"]
 )

@@ -5,7 +5,10 @@ NOUVEAU=/etc/modprobe.d/inference-stack-nouveau.conf
 
 apply() {
   # Of the driver itself, what is half installed is replaced by what follows: a build that failed would fail again.
-  [[ -z $(broken_elsewhere) ]] || must_repair_dpkg
+  if [[ $(broken_elsewhere) ]]; then
+    unstick_kernels
+    must_repair_dpkg
+  fi
   HELD=()
   if [[ $WANTED ]]; then
     driver
@@ -19,6 +22,22 @@ apply() {
   fi
   must_repair_dpkg
   hold "${HELD[@]}"
+}
+
+unstick_kernels() { # whose packages wait for a module that failed to build, and would take minutes to fail again
+  local version log failed=""
+  [[ $WANTED ]] && broken_elsewhere | grep -qE '^linux-(headers|image)-' || return 0
+  for log in /var/lib/dkms/nvidia*/*/build/make.log; do
+    if grep -qE 'error:|Error [0-9]' "$log"; then failed=yes; fi
+  done
+  [[ $failed ]] || return 0
+  version=$(for_os VERSION || true)
+  if [[ $(kept "$version") ]]; then
+    without_headers "$version" || true
+  else
+    # Another driver's, so this one is tried again with them.
+    without_headers "" || true
+  fi
 }
 
 broken_elsewhere() { # packages that are half installed and not of the driver
@@ -49,7 +68,7 @@ undo() {
     fi
   fi
   unhold_ours
-  rm -f "$STATE/driver-changed" "$STATE/dkms.log" "$STATE/versions/driver" "$STATE/versions/cuda" "$STATE/versions/pinning"
+  rm -f "$STATE/driver-changed" "$STATE/dkms.log" "$STATE/unfit" "$STATE/versions/driver" "$STATE/versions/cuda" "$STATE/versions/pinning"
 }
 
 ours() { # installed packages of the versions that this step pinned
@@ -82,9 +101,9 @@ driver() {
       "write \`packages: nvidia\`, or choose another version set"
   packages=$(for_os PACKAGES)
   first=$(for_os FIRST)
+  BUILDING=$version
   loose=$(for_os LOOSE)
   CHANGED=
-  headers
   nouveau
   if [[ $first ]]; then
     # An entry of NVIDIA's own that apt reads before the rest is chosen.
@@ -95,6 +114,8 @@ driver() {
   HELD+=("${SET[@]}")
   read -ra family <<<"$FAMILY"
   not_unattended driver "${family[@]}"
+  # After the packages: the new driver may fit a kernel that the old one doesn't.
+  headers "$version"
   modules "$version"
   load "$version"
   units "$version"
@@ -145,12 +166,13 @@ load() { # where no module is in memory yet, none needs to go first: no reboot f
 
 # --- kernels ---
 
-headers() { # of the kernel that will boot and of the one that runs, and of those to come
+headers() { # version: headers of the kernel that will boot and of the one that runs, and of those to come
   local kernel package wanted=() running boot
   running=$(uname -r)
   boot=$(kernels | tail -n 1)
   for kernel in $boot $running; do
     [[ -e /boot/vmlinuz-$kernel && ! -e /lib/modules/$kernel/build/Makefile ]] || continue
+    ! is_unfit "$1" "$kernel" || continue
     if known "linux-headers-$kernel"; then
       wanted+=("linux-headers-$kernel")
     elif [[ $kernel == "$boot" ]]; then
@@ -158,11 +180,46 @@ headers() { # of the kernel that will boot and of the one that runs, and of thos
         "install linux-headers-$kernel, or another kernel"
     fi
   done
-  while read -r package _; do
-    package=linux-headers-${package#linux-image-}
-    if known "$package"; then wanted+=("$package"); fi
-  done < <(members "linux-image-*" | grep -vE '^linux-image-(unsigned-)?[0-9]')
+  # These bring the newest, whatever it is.
+  if ! grep -qs "^$1 " "$STATE/unfit"; then
+    while read -r package _; do
+      package=linux-headers-${package#linux-image-}
+      if known "$package"; then wanted+=("$package"); fi
+    done < <(members "linux-image-*" | grep -vE '^linux-image-(unsigned-)?[0-9]')
+  fi
   ensure "${wanted[@]}"
+}
+
+went_on() { # a build that failed for the newest kernel alone is no reason to stop
+  [[ -v BUILDING ]] && build_failed
+}
+
+is_unfit() { # version, kernel: DKMS has failed to build it for that
+  grep -qsxF "$1 $2" "$STATE/unfit"
+}
+
+without_headers() { # version: removes headers of kernels without its module (or without any), which DKMS then skips
+  local kernel found=()
+  while read -r kernel; do
+    [[ -e /lib/modules/$kernel/build/Makefile && $(module_of "$kernel") != "${1:-*}" ]] || continue
+    if [[ ! $1 && $(module_of "$kernel") ]]; then continue; fi
+    is_unfit "${1:-any}" "$kernel" || echo "${1:-any} $kernel" >>"$STATE/unfit"
+    found+=("linux-headers-$kernel")
+  done < <(kernels)
+  [[ ${#found[@]} -gt 0 ]] || return 1
+  say "removing ${found[*]}: the driver ${1:-that is installed} can't be built for it"
+  try_apt_get remove --allow-change-held-packages "${found[@]}"
+}
+
+build_failed() { # whether the last installation failed because of a build; goes on if an older kernel has the module
+  local log failed=""
+  for log in /var/lib/dkms/nvidia*/"$BUILDING"/build/make.log; do
+    if grep -qE 'error:|Error [0-9]' "$log"; then failed=yes; fi
+  done
+  [[ $failed ]] && grep -qE 'dkms|linux-(headers|image)' "$STATE/failed.log" || return 1
+  if [[ $(kept "$BUILDING") ]] && without_headers "$BUILDING" && repair_dpkg; then return 0; fi
+  fail "the driver $BUILDING can't be built" "$(build_error "$BUILDING")" \
+    "choose another driver, or remove the kernel that it isn't made for"
 }
 
 known() { # package: apt can get it
@@ -182,7 +239,7 @@ module_of() { # kernel -> version of NVIDIA's module that is built for it; nothi
 modules() { # version: modules for the kernel that will boot, or an older kernel is kept
   local boot
   boot=$(kernels | tail -n 1)
-  if [[ $boot && $(module_of "$boot") != "$1" ]] && command -v dkms >/dev/null; then
+  if [[ $boot && $(module_of "$boot") != "$1" && -e /lib/modules/$boot/build/Makefile ]] && command -v dkms >/dev/null; then
     echo "building modules for $boot, which takes minutes"
     dkms autoinstall -k "$boot" >"$STATE/dkms.log" 2>&1 || true
   fi
@@ -268,17 +325,6 @@ free_kernels() {
     say "no longer held: $package"
   done <"$STATE/holds/kernels"
   rm "$STATE/holds/kernels"
-}
-
-install_failed() { # what: because of a build that failed, or something else
-  local log
-  for log in /var/lib/dkms/nvidia*/*/build/make.log; do
-    if [[ $log -nt $STATE/last.log && -e $log ]] && grep -qE 'error:|Error [0-9]' "$log"; then
-      fail "the modules of $1 can't be built" "$(build_error "$(cut -d / -f 6 <<<"$log")")" \
-        "choose another driver branch, or remove the kernel that it isn't made for"
-    fi
-  done
-  explain "installing $1"
 }
 
 build_error() { # version -> first error of the last failed build

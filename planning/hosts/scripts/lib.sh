@@ -244,7 +244,7 @@ ensure() { # install packages whose version doesn't matter
   local package missing=()
   for package in "$@"; do installed "$package" >/dev/null || missing+=("$package"); done
   [[ ${#missing[@]} -gt 0 ]] || return 0
-  try_apt_get install --no-install-recommends "${missing[@]}" || {
+  try_apt_get install --no-install-recommends "${missing[@]}" || went_on || {
     apt_get update
     apt_get install --no-install-recommends "${missing[@]}"
   }
@@ -345,7 +345,7 @@ install_set() { # name of the set, upstream version, packages, packages with ver
     removed=$(would_remove "${family[@]}" -- "${changes[@]}")
     [[ -z $removed ]] || fail "installing $name $version would remove other packages" "$removed" \
       "see why with \`apt-get -s install ${changes[*]}\` on the host, and remove or replace them by hand"
-    try_install "${changes[@]}" || install_failed "$name $version"
+    try_install "${changes[@]}" || went_on || explain "installing $name $version"
     for package in "${moves[@]}"; do say "$package"; done
   fi
   SET=("${loose[@]}")
@@ -354,8 +354,8 @@ install_set() { # name of the set, upstream version, packages, packages with ver
   done < <(members "${family[@]}")
 }
 
-install_failed() { # what; the driver's step knows more reasons
-  explain "installing $1"
+went_on() { # whether a failed installation was dealt with; the driver's step knows how
+  return 1
 }
 
 try_install() { # what apt-get install is given; false where it fails
