@@ -58,24 +58,45 @@ class Repository:
 
 def digest_of(repository: str, reference: str, timeout_s: float = TIMEOUT_S) -> str:
     """The digest of the manifest under a tag or digest. Raises Unreachable, Absent."""
+    found, _ = _manifest(repository, reference, "HEAD", timeout_s)
+    if found is None:
+        _, body = _manifest(repository, reference, "GET", timeout_s)
+        found = f"sha256:{hashlib.sha256(body).hexdigest()}"
+    return found
+
+
+def size_of(repository: str, reference: str, arch: str, timeout_s: float = TIMEOUT_S) -> int:
+    """Bytes of an image's layers as the registry sends them, packed. `arch` as Go names it: amd64. Raises Unreachable,
+    Absent."""
+    _, body = _manifest(repository, reference, "GET", timeout_s)
+    try:
+        told = json.loads(body)
+        if "manifests" not in told:
+            return sum(int(layer["size"]) for layer in told["layers"])
+        fits = [one["digest"] for one in told["manifests"] if one.get("platform", {}).get("architecture") == arch]
+    except (ValueError, KeyError, TypeError) as error:
+        raise Unreachable(f"what {repository} {reference} has is no manifest: {error}") from error
+    if not fits:
+        raise Absent(f"{repository} {reference} has nothing for {arch}")
+    return size_of(repository, fits[0], arch, timeout_s)
+
+
+def _manifest(repository: str, reference: str, method: str, timeout_s: float) -> tuple[str | None, bytes]:
+    """The digest that the registry tells, if it does, and the manifest's text for GET. Raises Unreachable, Absent."""
     where = Repository.parse(repository)
     url = f"{where.url}/manifests/{reference}"
     headers = {"Accept": ACCEPT}
     try:
         try:
-            answer = _open(url, headers, "HEAD", timeout_s)
+            answer = _open(url, headers, method, timeout_s)
         except urllib.error.HTTPError as error:
             if error.code != 401:
                 raise
             challenge = error.headers.get("WWW-Authenticate", "")
             headers["Authorization"] = f"Bearer {_token(challenge, timeout_s)}"
-            answer = _open(url, headers, "HEAD", timeout_s)
+            answer = _open(url, headers, method, timeout_s)
         with answer:
-            found = answer.headers.get("Docker-Content-Digest")
-        if found is None:
-            with _open(url, headers, "GET", timeout_s) as answer:
-                found = f"sha256:{hashlib.sha256(answer.read()).hexdigest()}"
-        return str(found)
+            return answer.headers.get("Docker-Content-Digest"), answer.read()
     except urllib.error.HTTPError as error:
         if error.code in {401, 403, 404}:
             raise Absent(f"{where.host} has no {where.path} {reference} for us (HTTP {error.code})") from error

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import datetime
+import json
+import shutil
 import subprocess
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -106,6 +110,38 @@ def test_a_pinned_image_is_pulled_by_digest_once(site: Site) -> None:
     run_step("test images", fetch)
     assert notes == ["1 pulled, 0 there", "all there"]
     docker("image", "inspect", f"{site.repository}:v1@{site.digest}")
+
+
+def test_room_for_an_image_is_looked_at_before_it_is_pulled(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    versions = site.write(site.digest)
+    packed = registry.size_of(site.repository, site.digest, "amd64")
+    assert 0 < packed < 10**6
+    monkeypatch.setattr(images, "UNPACKED", 3 * 2**30 / packed)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2**30))
+    with pytest.raises(SetupError, match=r"pulling 1 images takes 3.0 GiB at .*, and 1.0 GiB are free") as raised:
+        run_step("test images", lambda step: images.ensure("registry", step, versions=versions))
+    assert "Free 2.0 GiB (`docker system df`" in raised.value.remedy
+    assert docker("image", "ls", "--quiet", site.repository) == ""
+
+
+def test_of_an_image_for_several_processors_this_ones_part_counts(site: Site) -> None:
+    """As an index that names the image for one processor, with a tag of its own."""
+    kinds = ("application/vnd.docker.distribution.manifest.v2+json", "application/vnd.oci.image.index.v1+json")
+    url = f"http://{site.registry.host}/v2/somebody/nginx/manifests"
+    with urllib.request.urlopen(urllib.request.Request(f"{url}/v1", headers={"Accept": kinds[0]})) as answer:
+        size = len(answer.read())
+    part = {
+        "mediaType": kinds[0],
+        "digest": site.digest,
+        "size": size,
+        "platform": {"architecture": "amd64", "os": "linux"},
+    }
+    index = json.dumps({"schemaVersion": 2, "mediaType": kinds[1], "manifests": [part]}).encode()
+    put = urllib.request.Request(f"{url}/many", index, {"Content-Type": kinds[1]}, method="PUT")
+    urllib.request.urlopen(put).close()
+    assert registry.size_of(site.repository, "many", "amd64") == registry.size_of(site.repository, "v1", "amd64")
+    with pytest.raises(registry.Absent, match="nothing for arm64"):
+        registry.size_of(site.repository, "many", "arm64")
 
 
 def test_a_digest_that_the_registry_lacks_is_refused_with_a_remedy(site: Site) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import platform
 import shutil
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,8 @@ DOCKER_GIB = {"vllm": 15.0, "litellm": 1.0, "base": 0.6}
 """The image, and the copies of its files that `docker build` makes before; measured. Others: a tenth."""
 IMAGE_GIB = {"vllm": 4.5, "litellm": 0.5}
 """The image alone. Others: a tenth."""
+UNPACKED = 3.5
+"""An image's size on disk while it is pulled, packed and unpacked, over its packed size. An estimate, from above."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ def ensure(
     """
     pins = _wanted(versions or version_set(), names)
     if way == "registry":
-        _pull([f"{p.repository}:{p.tag}" + (f"@{p.digest}" if p.digest else "") for p in pins.values()], step)
+        _pull({f"{p.repository}:{p.tag}" + (f"@{p.digest}" if p.digest else ""): p for p in pins.values()}, step)
     else:
         build([pin.built.recipe for pin in pins.values() if pin.built], step, one_by_one=one_by_one)
 
@@ -96,8 +99,9 @@ def _exists(reference: str) -> bool:
     return done.returncode == 0
 
 
-def _pull(references: list[str], step: Step) -> None:
+def _pull(references: Mapping[str, ImagePin], step: Step) -> None:
     missing = [reference for reference in references if not _exists(reference)]
+    _check_room_for_pulls([references[reference] for reference in missing], step)
 
     def pull(reference: str) -> None:
         step.run(
@@ -177,14 +181,35 @@ def _only_one(step: Step) -> Iterator[None]:
         yield
 
 
+def _check_room_for_pulls(pins: list[ImagePin], step: Step) -> None:
+    """Say what the images need before they are pulled, by what their registries say of them."""
+    packed = 0
+    arch = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
+    for pin in pins:
+        # Docker may know a login or mirror that we don't: then it finds out itself.
+        with contextlib.suppress(registry.Unreachable, registry.Absent):
+            packed += registry.size_of(pin.repository, pin.digest or pin.tag, arch)
+    if packed:
+        _check_room({_docker_root(): packed * UNPACKED / 2**30}, f"pulling {len(pins)} images", "", step)
+
+
 def _check_disk(missing: list[str], step: Step, one_by_one: bool) -> None:
     """Say what the builds need before they start. The wheels' cache counts in full: it may be empty."""
-    needs: dict[int, tuple[Path, float]] = {}
-    docker_root = Path(builder.docker("info", "--format", "{{.DockerRootDir}}").strip())
     wheels = sum(CACHE_GIB.get(name, 0.1) for name in missing)
     copies = [DOCKER_GIB.get(name, 0.1) - IMAGE_GIB.get(name, 0.1) for name in missing]
     builds = sum(IMAGE_GIB.get(name, 0.1) for name in missing) + (max(copies) if one_by_one else sum(copies))
-    for path, gib in ((paths.cache(), wheels), (docker_root, builds)):
+    other = ", or set\nINFERENCE_STACK_CACHE to a folder on a larger disk"
+    _check_room({paths.cache(): wheels, _docker_root(): builds}, f"building {len(missing)} images", other, step)
+
+
+def _docker_root() -> Path:
+    return Path(builder.docker("info", "--format", "{{.DockerRootDir}}").strip())
+
+
+def _check_room(wanted: Mapping[Path, float], doing: str, other: str, step: Step) -> None:
+    """`wanted`: folder → GiB; those on one disk count together. `other`: another way out than to free some."""
+    needs: dict[int, tuple[Path, float]] = {}
+    for path, gib in wanted.items():
         with contextlib.suppress(PermissionError, FileNotFoundError):  # Docker's folder may not be ours to see
             device = path.stat().st_dev
             needs[device] = (path, gib + (needs[device][1] if device in needs else 0))
@@ -192,9 +217,8 @@ def _check_disk(missing: list[str], step: Step, one_by_one: bool) -> None:
         free = shutil.disk_usage(path).free / 2**30
         if free < gib:
             raise step.fail(
-                f"building {len(missing)} images takes {gib:.1f} GiB at {path}, and {free:.1f} GiB are free",
-                f"Free {gib - free:.1f} GiB (`docker system df` shows what Docker keeps), or set\n"
-                "INFERENCE_STACK_CACHE to a folder on a larger disk.",
+                f"{doing} takes {gib:.1f} GiB at {path}, and {free:.1f} GiB are free",
+                f"Free {gib - free:.1f} GiB (`docker system df` shows what Docker keeps){other}.",
             )
 
 
