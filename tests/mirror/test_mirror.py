@@ -175,21 +175,39 @@ def test_a_digest_that_the_registry_lacks_is_refused(site: Site) -> None:
 @pytest.fixture(scope="module")
 def alone(site: Site) -> Site:
     """The same clone after both mirrors have vanished, with an empty cache."""
-    if not run_step("Pulumi", engine.ensure).built:
-        pytest.skip("this machine's Pulumi is a download: to compile another takes minutes")
     site.registry.stop()
     site.downloads.stop()
     return site.with_fresh_cache("alone")
 
 
-def test_without_mirrors_pulumi_is_built_and_the_running_stack_stays(alone: Site) -> None:
+def test_without_mirrors_pulumi_would_be_built_and_what_that_needs_is_told(alone: Site) -> None:
+    """With a Go that is too old: to compile takes minutes, and begins every test run where there is no download."""
     before = container_ids(STACK)
+    old = alone.cache.parent / "go"
+    old.write_text("#!/bin/sh\necho go1.19\n")
+    old.chmod(0o755)
+    clone = replace(alone.clone, env={**alone.clone.env, "PATH": f"{old.parent}:{alone.clone.env['PATH']}"})
+    refused = clone.setup("up", check=False)
+    assert refused.returncode != 0
+    assert line(refused.stdout, "Pulumi").startswith("FAIL")
+    away = f"its download ({alone.downloads.url.rstrip('/')}) can't be reached, and Go is too old to build it"
+    assert f"there is no Pulumi {engine.PULUMI} on PATH, {away}" in refused.stderr
+    assert "a mirror named by INFERENCE_STACK_PULUMI_DOWNLOADS; install Go" in refused.stderr
+    assert container_ids(STACK) == before
+
+
+def test_without_mirrors_a_stack_that_runs_goes_on_with_a_built_pulumi(alone: Site) -> None:
+    machines = run_step("Pulumi", engine.ensure)
+    if not machines.built:
+        pytest.skip("this machine's Pulumi is a download: to compile one takes minutes")
+    folder, before = machines.bin_dir.parent, container_ids(STACK)
+    built = alone.cache / "engine" / folder.name
+    shutil.copytree(folder, built)
     said = alone.clone.setup("up").stdout
     assert line(said, "Pulumi").endswith(f"pulumi {engine.PULUMI}, built from Go modules")
     assert "registry, as decided before; all there" in line(said, "Images")
     assert "answered" in said
     assert container_ids(STACK) == before
-    (built,) = (alone.cache / "engine").glob("go-*")
     found = alone.clone.run(
         "bash", "-c", '. ./activate && readlink -f "$(command -v pulumi)" "$PULUMI_HOME"/plugins/*/*'
     )
