@@ -43,7 +43,7 @@ def test_another_processor(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("one_by_one", "needs"), [(False, "building 4 images takes 22.6"), (True, "building 4 images takes 21.6")]
+    ("one_by_one", "needs"), [(False, "building 4 images takes 22.1"), (True, "building 4 images takes 20.1")]
 )
 def test_a_disk_too_small_is_told_before_anything_is_fetched(
     one_by_one: bool, needs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

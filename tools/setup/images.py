@@ -28,7 +28,7 @@ GPU_ONLY = frozenset({"vllm-cuda", "dcgm-exporter"})
 """Not fetched beforehand: the deployment pulls them where there is an NVIDIA GPU."""
 CACHE_GIB = {"vllm": 5.2, "litellm": 0.5}
 """Wheels, downloaded and unpacked, measured."""
-DOCKER_GIB = {"vllm": 15.0, "litellm": 1.0, "base": 0.6}
+DOCKER_GIB = {"vllm": 13.5, "litellm": 2.0, "base": 0.6}
 """The image, and the copies of its files that `docker build` makes before; measured. Others: a tenth."""
 IMAGE_GIB = {"vllm": 4.5, "litellm": 0.5}
 """The image alone. Others: a tenth."""

@@ -18,7 +18,7 @@ CORES = 2
 MEMORY_GIB = 7.5
 """An "8 GB" machine shows a little less."""
 DISK_FRESH_GIB = 23
-"""25 GB. The peak from empty caches is 22 GiB when images are built one by one and after Pulumi; see images.py."""
+"""25 GB. The peak from empty caches is 19 GiB when images are built one by one and after Pulumi; see images.py."""
 DISK_ROOMY_GIB = 32
 """From here on Pulumi and all images are built at once: that peak is 29 GiB (measured)."""
 DISK_READY_GIB = 3
