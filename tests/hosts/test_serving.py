@@ -7,13 +7,14 @@ import hashlib
 import json
 import socket
 import subprocess
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,8 @@ FETCH += "at.write_text('weights')\nprint('fetched')\n"
 MODELS_DIR = "/var/lib/inference-stack/models"
 PREPARED = {"engine": "distribution", "models_dir": MODELS_DIR, "models_free_gib": 1}
 WAITS = "it has no facts yet"
+FIRST = {"near-0", "both-0", "litellm-0", "nginx", "prometheus", "alertmanager", "node-exporter"}
+SECOND = {"far-0", "sim-0", "both-1", "front-studio-2", "node-exporter-studio-2"}
 
 
 def file_of(hosts: list[Host]) -> dict[str, Any]:
@@ -58,12 +61,13 @@ def file_of(hosts: list[Host]) -> dict[str, Any]:
             "near": {"source": source, "replicas": [{"host": first}], "start_timeout_s": 60},
             "far": {"source": source, "replicas": [{"host": second}], "start_timeout_s": 60},
             "sim": {"source": source, "replicas": [{"host": second}], "start_timeout_s": 60},
+            "both": {"source": source, "replicas": [{"host": first}, {"host": second}], "start_timeout_s": 60},
         },
         "gateway": {"host": first, "keys": {"me": {}}, "fallbacks": {"far": ["near"]}},
     }
 
 
-def engine(plan: ContainerPlan, broken: bool) -> ContainerPlan:
+def engine(plan: ContainerPlan, broken: bool, version: int) -> ContainerPlan:
     """The planned replica with a stand-in for its image; all that says where it runs, and how, is as planned."""
     if plan.service.startswith("sim-"):
         stand_in = simulator(model="sim")
@@ -74,7 +78,7 @@ def engine(plan: ContainerPlan, broken: bool) -> ContainerPlan:
         plan,
         image=need_image("python"),
         entrypoint=("python3", "-c", source),
-        command=(),
+        command=(f"--version={version}",),
         env={},
         health=Health(command=("python3", "-c", ready), interval_s=1, start_period_s=5, retries=2),
         ready_within_s=40,
@@ -87,13 +91,16 @@ def fetch(plan: ContainerPlan) -> ContainerPlan:
     return replace(plan, image=need_image("python"), command=(f"{into}/weights",), files={"fetch.py": FETCH})
 
 
-def planned(spec: StackSpec, broken: tuple[str, ...]) -> StackPlan:
+def planned(spec: StackSpec, broken: tuple[str, ...] = (), versions: Mapping[str, int] | None = None) -> StackPlan:
     plan = plan_stack(spec)
     models = tuple(
         ModelPlan(
             name=model.name,
             fetches=tuple(fetch(one) for one in model.fetches),
-            replicas=tuple(engine(one, model.name in broken) for one in model.replicas),
+            replicas=tuple(
+                engine(one, model.name in broken, (versions or {}).get(model.name, 1)) for one in model.replicas
+            ),
+            after=model.after,
         )
         for model in plan.models
     )
@@ -101,7 +108,7 @@ def planned(spec: StackSpec, broken: tuple[str, ...]) -> StackPlan:
 
 
 def program(inputs: dict[str, Any]) -> None:
-    InferenceStack("test", InferenceStackArgs(plan=planned(inputs["spec"], inputs.get("broken", ()))))
+    InferenceStack("test", InferenceStackArgs(plan=planned(inputs["spec"], inputs["broken"], inputs["versions"])))
 
 
 def give_images(host: Host, *tags: str) -> None:
@@ -121,10 +128,18 @@ class Serving:
     port: int
     """On this machine's loopback: the gateway's, through SSH."""
 
+    versions: dict[str, int] = field(default_factory=dict)
+    """Of models' engines; another one is another container."""
+
     def up(self, *, broken: tuple[str, ...] = (), **changes: Any) -> dict[str, int]:
         """Operation → number of resources."""
-        self.project.inputs = {"spec": self.spec.model_copy(update=changes), "broken": broken}
+        spec = self.spec.model_copy(update=changes)
+        self.project.inputs = {"spec": spec, "broken": broken, "versions": self.versions}
         return {op: count for op, count in self.project.up().items() if op != "same"}
+
+    @property
+    def hosts(self) -> tuple[Host, Host]:
+        return self.first, self.second
 
     def chat(self, model: str, text: str = "hello") -> dict[str, Any]:
         """The answer; for a refusal `{"status": …}`."""
@@ -203,7 +218,7 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
 
 
 def test_models_of_both_hosts_answer_through_the_gateway(serving: Serving) -> None:
-    for model in ("near", "far", "sim"):
+    for model in ("near", "far", "sim", "both"):
         assert serving.answers(model)["choices"], model
 
 
@@ -218,9 +233,15 @@ def running_on(host: Host) -> set[str]:
     return {row.removeprefix("inference-test-") for row in rows}
 
 
+def container_of(host: Host, service: str) -> str:
+    """The id of the container that runs as `service`."""
+    (found,) = host.ssh(f"docker ps -q --filter name=^/inference-test-{service}").stdout.split()
+    return found
+
+
 def test_each_host_runs_its_own_part(serving: Serving) -> None:
-    assert running_on(serving.first) == {"near-0", "litellm-0", "nginx", "prometheus", "alertmanager", "node-exporter"}
-    assert running_on(serving.second) == {"far-0", "sim-0", "front-studio-2", "node-exporter-studio-2"}
+    assert running_on(serving.first) == FIRST
+    assert running_on(serving.second) == SECOND
 
 
 def test_weights_lie_in_the_folder_that_the_host_was_prepared_with(serving: Serving) -> None:
@@ -281,14 +302,37 @@ def test_prometheus_watches_both_hosts(serving: Serving) -> None:
         time.sleep(2)
 
 
+def test_replicas_on_two_hosts_are_replaced_without_a_failed_request(serving: Serving) -> None:
+    """One at a time, the next when the last is healthy; what asks a replica that stops asks the other one."""
+    before = {container_of(host, "both-") for host in serving.hosts}
+    ended, told = threading.Event(), list[dict[str, Any]]()
+
+    def ask() -> None:
+        while not ended.is_set():
+            told.append(serving.chat("both", "tokens=4 delay=0.02"))
+
+    with ThreadPoolExecutor(4) as clients:
+        for _ in range(4):
+            clients.submit(ask)
+        serving.versions["both"] = 2
+        try:
+            changed = serving.up()
+        finally:
+            ended.set()
+    assert set(changed) == {"replace"}
+    assert not before & {container_of(host, "both-") for host in serving.hosts}
+    assert len(told) > 20
+    assert [answer for answer in told if "choices" not in answer] == []
+
+
 def test_a_model_that_can_not_start_on_a_host_over_ssh_leaves_the_one_before(serving: Serving) -> None:
-    before = serving.second.ssh("docker inspect -f '{{.Id}}' inference-test-far-0").stdout
+    before = container_of(serving.second, "far-0")
     with pytest.raises(automation.CommandError, match="far-0 was not replaced: the container before it serves again"):
         serving.up(broken=("far",))
-    assert serving.second.ssh("docker inspect -f '{{.Id}}' inference-test-far-0").stdout == before
+    assert container_of(serving.second, "far-0") == before
     assert serving.answers("far")["choices"]
     serving.up()
-    assert running_on(serving.second) == {"far-0", "sim-0", "front-studio-2", "node-exporter-studio-2"}
+    assert running_on(serving.second) == SECOND
     assert serving.second.ssh("docker ps -aq -f name=-failed- -f name=-previous-").stdout == ""
     assert serving.answers("far")["choices"]
 
@@ -300,7 +344,7 @@ def test_a_host_brings_the_model_back_when_nobody_comes_to_finish_a_replacement(
     far = replacement.Docker(command_on("studio-2", Path(".state/ssh/test/config")))
     kept = replacement._current(far, "inference-test-far-0")
     assert kept
-    (plan,) = (one for one in planned(serving.spec, ()).containers if one.service == "far-0")
+    (plan,) = (one for one in planned(serving.spec).containers if one.service == "far-0")
     monkeypatch.setattr(replacement, "RELEASE_S", 0)
     monkeypatch.setattr(replacement, "SPARE_S", 0)
     replacement._put_aside(far, replace(plan, stop_grace_s=3, ready_within_s=3), kept)
@@ -316,6 +360,19 @@ def test_models_are_back_after_a_reboot_without_an_up(serving: Serving) -> None:
     serving.second.reboot()
     assert serving.answers("sim")["choices"]
     assert serving.answers("far")["choices"]
+    assert serving.up() == {}
+
+
+def test_a_host_that_is_away_keeps_no_other_from_being_changed(serving: Serving) -> None:
+    serving.second.power_off()
+    try:
+        assert serving.answers("far")["choices"], "its stand-in runs on the other host"
+        serving.versions["near"] = 2
+        assert serving.up() == {"replace": 1}
+        assert serving.answers("near")["choices"]
+    finally:
+        serving.second.power_on()
+    assert serving.answers("sim")["choices"]
     assert serving.up() == {}
 
 
