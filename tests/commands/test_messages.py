@@ -93,6 +93,8 @@ Diagnostics:
     error: the stack's description can't be used:
     stack_configs/dev.yaml:16  models.chat.max_num_sequences
         is not a setting
+    stack_configs/dev.yaml:17  models.chat.max_len
+        is not a setting
     error: an unhandled error occurred: program exited with non-zero exit code: 1
     error: update failed
 
@@ -105,7 +107,8 @@ Outputs:
 """
     assert up.pulumi_errors("\n" + out) == (
         "error: container is unhealthy\nerror: the stack's description can't be used:\n"
-        "stack_configs/dev.yaml:16  models.chat.max_num_sequences\n    is not a setting"
+        "stack_configs/dev.yaml:16  models.chat.max_num_sequences\n    is not a setting\n"
+        "stack_configs/dev.yaml:17  models.chat.max_len\n    is not a setting"
     )
 
 

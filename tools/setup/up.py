@@ -163,7 +163,7 @@ def pulumi_errors(output: str) -> str:
     empty = ("an unhandled error occurred", "update failed")
     told = [text for text in _diagnostics(output, "error:") if not any(words in text for words in empty)]
     _, mark, last = output.partition("\nDiagnostics:\n")[2].rpartition("\nerror: ")
-    return "\n".join(dict.fromkeys("\n".join(told).splitlines())) or (mark + last).strip() or output
+    return "\n".join(dict.fromkeys(told)) or (mark + last).strip() or output
 
 
 def pulumi_warnings(output: str) -> list[str]:
