@@ -281,22 +281,24 @@ watch_kernels() { # version: the kernel that boots next has a module of it, or a
     free_kernels
     return
   fi
-  boot_into "$newest"
   hold_kernels
-  pending kernel "the driver $1 has no module for kernel $boot, so $newest stays the one that boots: choose a newer driver"
+  if boot_into "$newest"; then
+    pending kernel "the driver $1 has no module for kernel $boot, so $newest stays the one that boots: choose a newer driver"
+  else
+    pending kernel "the driver $1 has no module for kernel $boot, which boots next, since GRUB doesn't list $newest: make that one boot by hand, or remove $boot, or choose a newer driver"
+  fi
 }
 
-boot_into() { # kernel: GRUB's menu names it by an id; without GRUB a person must see to it
-  local id submenu
-  [[ -e /boot/grub/grub.cfg ]] || return 0
-  id=$(grep -oE "gnulinux-$1-advanced-[^' ]+" /boot/grub/grub.cfg | head -n 1 || true)
-  submenu=$(grep -oE "gnulinux-advanced-[^' ]+" /boot/grub/grub.cfg | head -n 1 || true)
-  [[ $id ]] || return 0
-  mkdir -p /etc/default/grub.d
-  if ! grep -qsF "$id" /etc/default/grub.d/inference-stack.cfg; then
-    echo "GRUB_DEFAULT=\"${submenu:+$submenu>}$id\"" | put /etc/default/grub.d/inference-stack.cfg
-    update-grub >/dev/null 2>&1
-  fi
+boot_into() { # kernel: GRUB's menu names it by an id; false where GRUB isn't there, or doesn't list it
+  local id submenu menu=/boot/grub/grub.cfg
+  id=$(grep -soE "gnulinux-$1-advanced-[^' \">]+" "$menu" | head -n 1 || true)
+  [[ $id ]] || return 1
+  submenu=$(grep -oE "gnulinux-advanced-[^' \">]+" "$menu" | head -n 1 || true)
+  id=${submenu:+$submenu>}$id
+  put /etc/default/grub.d/inference-stack.cfg <<<"GRUB_DEFAULT=\"$id\""
+  # The menu itself says whether the run that wrote this came to its end.
+  grep -qF "set default=\"$id\"" "$menu" || update-grub >/dev/null 2>&1 || true
+  grep -qF "set default=\"$id\"" "$menu"
 }
 
 hold_kernels() { # names that bring each new kernel with them. dpkg itself is asked: a hook of apt runs within apt's lock
@@ -313,10 +315,11 @@ hold_kernels() { # names that bring each new kernel with them. dpkg itself is as
 }
 
 free_kernels() {
-  local package
-  if [[ -e /etc/default/grub.d/inference-stack.cfg ]]; then
-    drop /etc/default/grub.d/inference-stack.cfg
+  local package chosen=/etc/default/grub.d/inference-stack.cfg
+  if [[ -e $chosen ]]; then
+    : >"$chosen" # it goes when GRUB has read that it says nothing
     update-grub >/dev/null 2>&1 || true
+    drop "$chosen"
   fi
   settled kernel
   [[ -e $STATE/holds/kernels ]] || return 0
