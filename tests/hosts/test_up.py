@@ -10,6 +10,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +26,8 @@ from tests.hosts.repository import Repository, driver, toolkit
 STACK = "hosts"
 OLD, NEW = "580.173.02", "595.71.05"
 DEBIANS_DOCKER = {"version": "29.8.2", "distributions": {"debian-13": "26.1.5"}, "source": "tests"}
+LOCK = "/run/inference-stack.lock"
+"""Of the scripts on a host."""
 PREPARE = (
     "from tools.setup import engine, state; from tools.setup.progress import run_step; "
     "state.prepare(run_step('Pulumi', engine.ensure))"
@@ -215,7 +218,7 @@ def killed_up(site: Site, when: Callable[[], bool]) -> None:
 
 def works(host: Host) -> bool:
     """Whether a step's script runs."""
-    return host.inside("pgrep -f 'bash -s apply' || true") != ""
+    return host.inside("pgrep -f '^bash -s apply' || true") != ""
 
 
 def test_a_killed_up_converges(site: Site) -> None:
@@ -258,6 +261,35 @@ def test_a_host_that_is_off_is_told_and_the_other_is_unharmed(site: Site) -> Non
     assert "one: " in told
     assert "can't be reached" in told
     assert site.clone.changes() == {"update": ["one-base"]}
+    site.up()
+    assert site.clone.changes() == {}
+
+
+def test_a_host_that_accepts_connections_and_hangs_is_told_and_the_other_is_unharmed(site: Site) -> None:
+    a, b = site.settings["one"], site.settings["two"]
+    a["models_free_gib"] = b["models_free_gib"] = 4
+    site.write()
+    site.hosts["one"].freeze()
+    try:
+        told = site.fails()
+    finally:
+        site.hosts["one"].thaw()
+    assert "accepts connections and stays silent" in told
+    assert site.clone.changes() == {"update": ["one-base"]}
+
+
+def test_a_connection_that_is_cut_under_a_step_is_told_and_the_next_up_goes_on(site: Site) -> None:
+    """The step waits for a lock that this test holds, so that it is there to be cut off."""
+    host = site.hosts["one"]
+    host.inside(f"systemd-run -q --unit=held flock {LOCK} sleep 600; until ! flock -n {LOCK} true; do sleep 0.1; done")
+    with ThreadPoolExecutor() as pool:
+        failing = pool.submit(site.fails)
+        while not works(host):
+            assert not failing.done(), failing.result()
+            time.sleep(0.1)
+        host.drop_connections()
+        assert "one-base" in failing.result()
+    host.inside("systemctl stop held")
     site.up()
     assert site.clone.changes() == {}
 
