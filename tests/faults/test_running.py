@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.deploy.clone import is_clean
+import pytest
+
 from tests.faults.conftest import Site
 
 LITELLM = "inference-test-litellm-0"
@@ -91,6 +93,7 @@ def test_a_damaged_state_is_told_with_the_way_back(site: Site) -> None:
     assert site.containers() == before
 
 
+@pytest.mark.campaign  # tests/deploy has the same for an engine that replaces another
 def test_an_engine_that_dies_on_its_start_is_told_with_its_last_lines(site: Site) -> None:
     before = site.containers()
     site.clone.edit(
