@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.deploy.clone import is_clean
 import pytest
 
+from tests.deploy.clone import is_clean
 from tests.faults.conftest import Site
 
 LITELLM = "inference-test-litellm-0"
