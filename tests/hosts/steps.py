@@ -34,7 +34,7 @@ class Target:
         plan = steps.plan_host(self.host.name, spec)
         found = next(one for one in plan.steps if one.name == step)
         text = steps.text(replace(found, settings={**found.settings, **variables}))
-        return self.host.ssh(f"sudo -n bash -s {what}", stdin=text, check=False)
+        return self.host.ssh(f"sudo -n bash -s {what}", stdin=text, check=False, timeout_s=found.timeout_s)
 
     def run(self, *wanted: StepName, what: str = "apply") -> str:
         """Run steps that succeed; what they print."""
