@@ -116,7 +116,9 @@ def test_the_first_question_goes_through_a_tunnel(site: Site) -> None:
 
 def test_logs_come_from_the_host(site: Site) -> None:
     label = f"--label inference-stack.stack={STACK} --label inference-stack.service=hello"
-    site.host.inside("tar -C / -c bin lib lib64 usr/bin usr/lib usr/lib64 2>/dev/null | docker import - tiny >/dev/null")
+    site.host.inside(
+        "tar -C / -c bin lib lib64 usr/bin usr/lib usr/lib64 2>/dev/null | docker import - tiny >/dev/null"
+    )
     site.host.inside(f"docker run -d --name inference-{STACK}-hello {label} tiny bash -c 'echo I am here; sleep 1000'")
     listed = site.clone.setup("logs").stdout
     assert "one\n" in listed
