@@ -1,4 +1,4 @@
-"""What the tutorial shows of a run is what a run shows."""
+"""What the tutorial and the README show of a run is what a run shows."""
 
 import re
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from stack_configs.load import ROOT, Settings, resolve
 from stack_configs.source import parse
 from tests.unit.built import Made
-from tests.unit.test_stack import stack
+from tests.unit.test_stack import SPECS, stack
 from tools.report import report
 
 
@@ -47,3 +47,9 @@ def test_the_tutorials_preview_is_the_one_of_its_change() -> None:
     (told,) = re.findall(r"set `max_num_seqs: (\d+)` for the model", page)
     (shown,) = re.findall(r"^```\n(Preview of `dev`.*?)\n```$", page, re.MULTILINE | re.DOTALL)
     assert report(preview(dev(), dev(told)), "dev") == shown
+
+
+def test_the_readmes_first_run_creates_as_much_as_a_first_run_does() -> None:
+    page = (ROOT / "README.md").read_text()
+    (created,) = re.findall(r"^ok +pulumi up .* \+ (\d+) created$", page, re.MULTILINE)
+    assert int(created) == len(stack(SPECS["built"])) + 1, "and Pulumi's own resource of the stack"
