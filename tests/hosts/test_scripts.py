@@ -214,6 +214,9 @@ def test_a_fabric_manager_is_of_the_same_version(target: Target) -> None:
     assert "enabled nvidia-fabricmanager.service" in fabric.run("driver")
     assert target.installed()["nvidia-fabricmanager"] == f"{PINNED}-1"
     assert "nvidia-fabricmanager" in target.held()
+    # No longer asked for, it stays until somebody removes it, and isn't missed then.
+    target.host.ssh("sudo apt-get purge -qy --allow-change-held-packages nvidia-fabricmanager")
+    assert target.run("driver").strip() == QUIET
 
 
 def test_a_cuda_toolkit_comes_in_its_version_is_held_and_let_go(target: Target) -> None:
