@@ -227,7 +227,7 @@ def test_nobody_there() -> None:
         chat.ask("http://127.0.0.1:9/v1", "sk-1", "chat")
 
 
-COMMAND = re.compile(r"^ *curl .*?(?<!\\)$", re.MULTILINE | re.DOTALL)
+COMMAND = re.compile(r"^ *make -s key \| .*?(?<![\\|])$", re.MULTILINE | re.DOTALL)
 
 
 @pytest.mark.parametrize("shown", ["the last screen", "README.md", "docs/tutorial.md"])

@@ -301,10 +301,10 @@ def report(stack: str, outputs: dict[str, Any], answer: str, seconds: float) -> 
 
 
 def example(stack: str, url: str, model: str) -> list[str]:
-    """A question to try, as a command of three lines."""
+    """A question to try, as a command of three lines. Its pipe keeps the key out of the list of processes."""
     say = f" STACK={stack}" if stack != "dev" else ""
     return [
-        f'    curl {url}/chat/completions -H "Authorization: Bearer $(make -s key{say})" \\',
-        "      -H 'Content-Type: application/json' \\",
+        f"    make -s key{say} | sed 's/^/Authorization: Bearer /' |",
+        f"      curl {url}/chat/completions -H @- -H 'Content-Type: application/json' \\",
         f'      -d \'{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello"}}]}}\'',
     ]
