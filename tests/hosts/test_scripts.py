@@ -339,6 +339,16 @@ def test_a_kernel_that_the_driver_is_not_built_for_does_not_boot(kernel: Target)
     assert kernel.host.inside("ls /etc/default/grub.d") == ""
 
 
+def test_the_first_driver_of_a_host_is_loaded_without_a_reboot(kernel: Target) -> None:
+    running = kernel.host.inside("uname -r")
+    _build(kernel, running)
+    kernel.host.put("/usr/local/sbin/modprobe", '#!/bin/sh\n[ "$*" = nvidia ]\n', mode="0755")
+    try:
+        assert f"loaded the module {PINNED}" in kernel.run("driver")
+    finally:
+        kernel.host.inside(f"rm -r /usr/local/sbin/modprobe /lib/modules/{running}")
+
+
 def test_a_driver_without_a_module_for_any_kernel_is_told(kernel: Target) -> None:
     kernel.host.inside("rm -r /lib/modules/6.1*/updates")
     assert f"the driver {PINNED} has no module for kernel {KERNELS[0]}" in kernel.fails("driver")
