@@ -59,6 +59,7 @@ def test_from_bare_to_a_driver_that_waits_for_its_reboot(bare: Target, before: d
 
 
 def test_the_second_time_there_is_nothing_to_change(target: Target) -> None:
+    target.run("reboot")
     for step in ("base", "driver", "reboot"):
         assert target.run(step).strip() == QUIET
 
@@ -93,6 +94,14 @@ def test_a_package_that_somebody_moved_is_moved_back(target: Target, moved: str)
     for name in moved.split():
         assert f"{name} {OLD}-1 -> {PINNED}-1" in out
     assert {target.installed()[name] for name in FAMILY} == {f"{PINNED}-1"}
+
+
+def test_modules_of_the_other_kind_go(target: Target) -> None:
+    target.repository.publish(Package(name="nvidia-kernel-dkms", version=f"{PINNED}-1"))
+    target.repository.copy_to(target.host)
+    target.host.inside("apt-get update -q; apt-get install -qy nvidia-kernel-dkms")
+    assert f"nvidia-kernel-dkms {PINNED}-1 -> removed" in target.run("driver")
+    assert "nvidia-kernel-dkms" not in target.installed()
 
 
 def test_a_version_that_no_repository_has_changes_nothing(target: Target) -> None:

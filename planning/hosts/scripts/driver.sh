@@ -110,7 +110,10 @@ driver() {
     install_set pinning "$version" "$first" "" "nvidia-driver-pinning-*"
     HELD+=("${SET[@]}")
   fi
+  # Debian lets both kinds of modules be installed, and one of them would be loaded.
+  if [[ $MODULES == open ]]; then UNWANTED="nvidia-kernel-dkms"; else UNWANTED="nvidia-open-kernel-dkms nvidia-kernel-open-dkms"; fi
   install_set driver "$version" "$packages" "$loose" "$FAMILY"
+  UNWANTED=""
   HELD+=("${SET[@]}")
   read -ra family <<<"$FAMILY"
   not_unattended driver "${family[@]}"

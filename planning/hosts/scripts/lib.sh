@@ -329,6 +329,11 @@ install_set() { # name of the set, upstream version, packages, packages with ver
   for have in "${rows[@]}"; do
     package=${have%% *}
     have=${have#* }
+    if [[ " ${UNWANTED-} " == *" $package "* ]]; then
+      changes+=("$package-")
+      moves+=("$package $have -> removed")
+      continue
+    fi
     if is_build "$have" "$version" || [[ " ${names[*]} ${loose[*]} " == *" $package "* ]]; then continue; fi
     if full=$(build_among "$package" "$version" <<<"$builds"); then
       changes+=("$package=$full")
