@@ -39,7 +39,8 @@ def argument_lists() -> dict[str, list[str]]:
         path.relative_to(FOLDER).with_suffix("").as_posix(): yaml.safe_load(path.read_text())
         for path in sorted(FOLDER.glob("*/*.yaml"))
     }
-    return {name: plan["command"] for name, plan in plans.items() if "/vllm-" in plan["image"] and not plan.get("job")}
+    engines = {name: plan for name, plan in plans.items() if "/vllm-" in plan.get("image", "")}  # a host has none
+    return {name: plan["command"] for name, plan in engines.items() if not plan.get("job")}
 
 
 LISTS = argument_lists()

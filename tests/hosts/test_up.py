@@ -20,7 +20,7 @@ import yaml
 from tests.deploy.clone import Clone, make_clone
 from tests.hosts.card import RTX_4090, Card, loaded_module
 from tests.hosts.host import Host, bare_host, bare_hosts, login
-from tests.hosts.plugin import install
+from tests.hosts.plugin import end_leftovers, install
 from tests.hosts.repository import Repository, driver, toolkit
 
 STACK = "hosts"
@@ -121,7 +121,10 @@ def site(tmp_path_factory: pytest.TempPathFactory, repository: Repository) -> It
         for host, card in zip(hosts, cards, strict=True):
             made.settings[host.name] = settings_of(host, card)
         made.write()
-        yield made
+        try:
+            yield made
+        finally:
+            end_leftovers(clone.path)
 
 
 def test_from_bare_to_ready(site: Site) -> None:

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from tests.deploy.clone import REPO
+from tools.setup import processes
 
 VERSION = "1.2.1"
 REAL_VARIABLE = "INFERENCE_STACK_COMMAND_PLUGIN"
@@ -35,4 +36,10 @@ def install(pulumi_home: Path) -> Path:
     return binary
 
 
-__all__ = ["REAL_VARIABLE", "VERSION", "install"]
+def end_leftovers(clone: Path) -> None:
+    """End what killed runs of a clone's Pulumi have left: plugins live on in process groups of their own."""
+    mark = f"PULUMI_BACKEND_URL=file://{clone}/.state/backend".encode()
+    processes.end(processes.find(mark, (b"tests.hosts.plugin", b"pulumi")), 2)
+
+
+__all__ = ["REAL_VARIABLE", "VERSION", "end_leftovers", "install"]
