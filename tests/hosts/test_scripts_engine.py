@@ -142,6 +142,16 @@ def test_models_are_stopped_before_a_reboot_and_started_after_it(target: Target)
     assert moved.run("reboot").strip() == QUIET
 
 
+def test_models_come_back_by_themselves_when_nobody_finishes_the_reboot(target: Target) -> None:
+    target.host.inside("docker stop model-0; echo model-0 >/var/lib/inference-stack/drained")
+    timer = "inference-stack-drained.timer"
+    assert target.host.inside(f"systemctl is-enabled {timer}; systemctl is-active {timer}") == "enabled\nactive"
+    assert target.host.inside(f"systemctl show -P Unit {timer}") == "inference-stack-drained.service"
+    target.host.inside("systemctl start inference-stack-drained.service")  # as the timer does minutes after a boot
+    assert target.host.inside("docker inspect -f '{{.State.Running}}' model-0") == "true"
+    assert "drained" not in target.host.inside("ls /var/lib/inference-stack").split()
+
+
 def test_a_reboot_that_did_not_help_is_told(target: Target) -> None:
     target.host.inside(
         "echo another-boot >/var/lib/inference-stack/rebooting; echo 570.1.1 >/sys/module/nvidia/version"

@@ -157,7 +157,7 @@ start_drained() { # models that `reboot` stopped. Sets NOT_STARTED, which the ne
   if [[ ${#NOT_STARTED[@]} -gt 0 ]]; then
     printf '%s\n' "${NOT_STARTED[@]}" >"$STATE/drained"
   else
-    rm "$STATE/drained"
+    rm -f "$STATE/drained" # the host itself may have been faster
   fi
   [[ ${#started[@]} -eq 0 ]] || say "started ${started[*]}"
 }

@@ -2,6 +2,8 @@
 # reboot: only where the module in memory isn't the wanted one, and only where it is allowed.
 
 DELAY_S=5
+ALONE_S=300 # after a boot: who runs `up` has come by then, or isn't there any more
+DRAINED=/etc/systemd/system/inference-stack-drained
 
 apply() {
   local version loaded why
@@ -38,6 +40,11 @@ apply() {
 
 undo() {
   settled reboot
+  if [[ -e $DRAINED.timer ]]; then
+    systemctl -q disable --now inference-stack-drained.timer
+    drop "$DRAINED.timer" "$DRAINED.service"
+    systemctl daemon-reload
+  fi
   rm -f "$STATE/rebooting" "$STATE/drained"
 }
 
@@ -59,9 +66,33 @@ drain() { # models end as they would by themselves: requests in flight have thei
   command -v docker >/dev/null && systemctl -q is-active docker || return 0
   mapfile -t STOPPED < <(docker ps --filter "label=$SERVING_LABEL" --format '{{.Names}}')
   [[ ${#STOPPED[@]} -gt 0 ]] || return 0
+  start_them_alone
   # Docker doesn't start stopped containers after a boot: `engine` does, by this note.
   printf '%s\n' "${STOPPED[@]}" >>"$STATE/drained"
   docker stop "${STOPPED[@]}" >/dev/null
+}
+
+start_them_alone() { # by the host itself, if `engine` doesn't come: who runs `up` may have been cut off
+  [[ ! -e $DRAINED.timer ]] || return 0
+  put "$DRAINED.service" <<END
+[Unit]
+Description=Start the models that were stopped for a reboot
+ConditionPathExists=$STATE/drained
+After=docker.service nvidia-cdi-refresh.service
+[Service]
+Type=oneshot
+ExecStart=/bin/sh -c 'xargs docker start <$STATE/drained && rm -f $STATE/drained'
+END
+  put "$DRAINED.timer" <<END
+[Unit]
+Description=Start the models that were stopped for a reboot, if nobody has
+[Timer]
+OnBootSec=$ALONE_S
+[Install]
+WantedBy=timers.target
+END
+  systemctl daemon-reload
+  systemctl -q enable inference-stack-drained.timer
 }
 
 leave() { # schedule the reboot and take no new connections, so that the next one is in the new boot
