@@ -1,7 +1,6 @@
 """What is done after a run that was killed, decided from lock files, state and Docker's objects."""
 
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -149,7 +148,7 @@ def test_a_lock_that_a_full_disk_left_half_written_is_removed(tmp_path: Path, mo
     folder.mkdir(parents=True)
     torn, new = folder / "809a4b18.json.18ea0110516e2cb6.tmp", folder / "9f5c9a52.json"
     torn.touch()
-    os.utime(torn, (0, 0))
     new.write_text('{"pid": 2')  # being written now
+    monkeypatch.setattr("time.sleep", lambda _s: new.write_text('{"pid": 2, "hostname": "elsewhere"}'))
     (folder / "31f7a670.json").write_text(json.dumps({"pid": 1, "hostname": "elsewhere"}))
     assert recover.torn_locks("dev") == [torn]

@@ -228,15 +228,22 @@ def locks(stack: str) -> list[Lock]:
 def torn_locks(stack: str) -> list[Path]:
     """Files in the stack's lock folder that no lock can be read from: Pulumi ends at them without naming them (seen).
 
-    One that was written just now may be half-written only for a moment.
+    Looked at twice: one that is just being written is half-written only for a moment.
     """
-    found = []
+    found = _unreadable_locks(stack)
+    if found:
+        time.sleep(WRITE_S)
+        found &= _unreadable_locks(stack)
+    return sorted(found)
+
+
+def _unreadable_locks(stack: str) -> set[Path]:
+    found = set()
     for file in _lock_folder(stack).glob("*.json*"):
         try:
             json.loads(file.read_text())
         except ValueError:
-            if time.time() - file.stat().st_mtime > WRITE_S:
-                found.append(file)
+            found.add(file)
         except OSError:
             continue
     return found
