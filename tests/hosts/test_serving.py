@@ -33,7 +33,7 @@ from tests.docker_run import need_image
 from tests.golden.specs import host_versions
 from tests.hosts.engine import Project
 from tests.hosts.host import Host, bare_hosts, login
-from tests.simulator import simulator
+from tests.simulator import simulator, simulator_image
 
 KEY = "sk-me-0123456789abcdef"
 IMAGES = {"alertmanager", "litellm", "nginx", "node-exporter", "prometheus"}
@@ -154,6 +154,8 @@ class Serving:
                 return dict(json.load(answer))
         except urllib.error.HTTPError as error:
             return {"status": error.code, "text": error.read().decode()}
+        except TimeoutError:
+            return {"status": 0, "text": "no answer within 60 s"}
 
     def answers(self, model: str, within_s: float = 60) -> dict[str, Any]:
         deadline = time.monotonic() + within_s
@@ -195,7 +197,8 @@ def spec_of(hosts: list[Host]) -> StackSpec:
 
 @pytest.fixture(scope="module")
 def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
-    python, nginx, exporter, sim = (need_image(name) for name in ("python", "nginx", "node-exporter", "llm-d-sim"))
+    python, nginx, exporter = (need_image(name) for name in ("python", "nginx", "node-exporter"))
+    sim = simulator_image()
     every = [need_image(name) for name in IMAGES]
     with pytest.MonkeyPatch.context() as patch, bare_hosts("studio-1", "studio-2", distribution="debian-13") as hosts:
         first, second = hosts
@@ -366,7 +369,8 @@ def test_models_are_back_after_a_reboot_without_an_up(serving: Serving) -> None:
 def test_a_host_that_is_away_keeps_no_other_from_being_changed(serving: Serving) -> None:
     serving.second.power_off()
     try:
-        assert serving.answers("far")["choices"], "its stand-in runs on the other host"
+        # A request on a connection that was open may hang: see docs/not-verified.md.
+        assert serving.answers("far", within_s=240)["choices"], "its stand-in runs on the other host"
         serving.versions["near"] = 2
         assert serving.up() == {"replace": 1}
         assert serving.answers("near")["choices"]
