@@ -23,12 +23,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from planning.hosts.ssh_config import section
 from stack_configs.schema.hosts import SshConnection, SshServer
 
-CONNECT_S = 10
-"""For TCP, and for the SSH handshake: ssh's ConnectTimeout holds for a server that accepts and stays silent too."""
-SILENCE_S = 15
-"""How long an established connection may be silent before it counts as cut."""
 RC_OF_SSH = 255
 PASSING = r"refuses connections|stays silent|can't be reached|closes the connection|can't reach|was cut|not done within"
 NO_REASONS = ("debug", "Authenticated to ", "Transferred: ", "Bytes per second: ")
@@ -114,7 +111,7 @@ class _Files:
     def write(self, name: str, connection: SshConnection, ssh: str) -> None:
         known = self.folder / "known_hosts"
         known.write_text(f"{name} {connection.host_key}\n")
-        text = _section(name, name, connection, known)
+        text = _section(name, connection, known)
         if connection.jump is not None:
             jump = f"jump-to-{name}"
             with known.open("a") as file:
@@ -122,33 +119,17 @@ class _Files:
             words = [ssh, "-F", str(self.config), "-E", str(self.folder / "jump-log"), "-W", "[%h]:%p", jump]
             # ssh fills in what follows a % in a ProxyCommand, and hands it to a shell.
             proxy = " ".join(shlex.quote(word if word == "[%h]:%p" else word.replace("%", "%%")) for word in words)
-            text += f"ProxyCommand {proxy}\n" + _section(jump, jump, connection.jump, known)
+            text += f"ProxyCommand {proxy}\n" + _section(jump, connection.jump, known)
         self.config.write_text(text)
 
 
-def _section(alias: str, key_alias: str, server: SshServer, known: Path) -> str:
+def _section(alias: str, server: SshServer, known: Path) -> str:
     for value in (server.address, server.user):
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.:@\\-]*", value):
             raise SshError(f"{alias}: {value!r} can't be an address or a user of an SSH server")
-    settings = {
-        "HostName": server.address,
-        "Port": server.port,
-        "User": server.user,
-        "HostKeyAlias": key_alias,
-        "UserKnownHostsFile": f'"{str(known).replace("%", "%%")}"',
-        "GlobalKnownHostsFile": "/dev/null",
-        "StrictHostKeyChecking": "yes",
-        "UpdateHostKeys": "no",
-        "BatchMode": "yes",
-        "PreferredAuthentications": "publickey",
-        "ConnectTimeout": CONNECT_S,
-        "ConnectionAttempts": 1,
-        "ServerAliveInterval": SILENCE_S // 3,
-        "ServerAliveCountMax": 3,
-        # Which key the server showed, and that it let us in, are told at this level only.
-        "LogLevel": "DEBUG1",
-    }
-    return f"Host {alias}\n" + "".join(f"{key} {value}\n" for key, value in settings.items())
+    quoted = f'"{str(known).replace("%", "%%")}"'
+    # Which key the server showed, and that it let us in, are told at this level only.
+    return section(alias, server, quoted, ConnectionAttempts=1, LogLevel="DEBUG1")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

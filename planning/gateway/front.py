@@ -4,9 +4,9 @@ It listens on the host's address in the local network, where it answers the gate
 where a mesh can publish it. Engines and exporters themselves publish nothing.
 """
 
-from planning.containers import FILES_DIR, ContainerPlan, Health, PublishedPort
-from planning.gateway.nginx import USER
-from planning.gateway.nginx_conf import ALIVE_PORT, SHUTDOWN_S, TEMP_PATHS, WORKERS
+from planning.containers import ContainerPlan, PublishedPort
+from planning.gateway.nginx import nginx_container
+from planning.gateway.nginx_conf import ALIVE_PORT, BEGINNING
 from planning.names import DCGM_EXPORTER_PORT, FRONT_PORT, NODE_EXPORTER_PORT, VLLM_PORT
 from planning.observability.targets import watches_gpus
 from planning.placement import gateway_host, named_on, ready_hosts
@@ -31,32 +31,11 @@ def plan_fronts(spec: StackSpec) -> tuple[ContainerPlan, ...]:
 
 
 def _front(host: str, spec: StackSpec) -> ContainerPlan:
-    image = spec.images["nginx"]
     address = spec.file.hosts[host].lan_address
     ports = [PublishedPort(container=LOOPBACK_PORT, host=FRONT_PORT)]
     if address:
         ports.append(PublishedPort(container=FRONT_PORT, host=FRONT_PORT, address=address))
-    tmpfs_mib = 16 + 4 * spec.file.gateway.max_body_mib
-    return ContainerPlan(
-        service=named_on("front", host, spec),
-        host=host,
-        component="gateway",
-        image=image.ref,
-        user=USER,
-        entrypoint=("nginx",),
-        command=("-e", "stderr", "-c", f"{FILES_DIR}/nginx.conf"),
-        files={"nginx.conf": front_conf(host, spec)},
-        tmpfs={"/tmp": f"size={tmpfs_mib}m,mode=1777"},
-        networks=("inner", "edge"),
-        ports=tuple(ports),
-        memory_mib=64 + tmpfs_mib,
-        max_processes=32,
-        health=Health(command=("wget", "-q", "-T", "3", "-O", "/dev/null", f"http://127.0.0.1:{ALIVE_PORT}/")),
-        ready_within_s=60,
-        stop_grace_s=SHUTDOWN_S + 5,
-        stop_signal="SIGQUIT",
-        starts_in_s=image.starts_in_s,
-    )
+    return nginx_container(named_on("front", host, spec), host, front_conf(host, spec), tuple(ports), spec)
 
 
 def front_conf(host: str, spec: StackSpec) -> str:
@@ -67,19 +46,7 @@ def front_conf(host: str, spec: StackSpec) -> str:
     if watches_gpus(spec, host):
         routes.append(_exporter("dcgm", f"{named_on('dcgm-exporter', host, spec)}:{DCGM_EXPORTER_PORT}"))
     return f"""\
-daemon off;
-pid /tmp/nginx.pid;
-error_log stderr crit;
-worker_processes {WORKERS};
-worker_shutdown_timeout {SHUTDOWN_S}s;
-
-events {{
-    worker_connections 4096;
-}}
-
-http {{
-{TEMP_PATHS}
-    access_log off;  # the gateway logs every request
+{BEGINNING}    access_log off;  # the gateway logs every request
     server_tokens off;
     merge_slashes off;
 

@@ -11,23 +11,30 @@ USER = "101:101"
 
 
 def plan_nginx(spec: StackSpec) -> ContainerPlan:
+    port = PublishedPort(container=NGINX_PORT, host=spec.file.gateway.port)
+    return nginx_container("nginx", gateway_host(spec), nginx_conf(spec.file.gateway), (port,), spec)
+
+
+def nginx_container(
+    service: str, host: str, conf: str, ports: tuple[PublishedPort, ...], spec: StackSpec
+) -> ContainerPlan:
+    """How any nginx of ours is run. `conf` begins with nginx_conf.BEGINNING and answers on ALIVE_PORT."""
     image = spec.images["nginx"]
-    body = spec.file.gateway.max_body_mib
     # Bodies over 1 MiB wait on the tmpfs until they are complete (nginx_conf). Four of the largest may do so at once,
     # and what is on the tmpfs counts as the container's memory. nginx itself was seen at 8 MiB and 3 processes.
-    tmpfs_mib = 16 + 4 * body
+    tmpfs_mib = 16 + 4 * spec.file.gateway.max_body_mib
     return ContainerPlan(
-        service="nginx",
-        host=gateway_host(spec),
+        service=service,
+        host=host,
         component="gateway",
         image=image.ref,
         user=USER,
         entrypoint=("nginx",),  # the image's own script edits /etc/nginx, which is read-only here
         command=("-e", "stderr", "-c", f"{FILES_DIR}/nginx.conf"),
-        files={"nginx.conf": nginx_conf(spec.file.gateway)},
+        files={"nginx.conf": conf},
         tmpfs={"/tmp": f"size={tmpfs_mib}m,mode=1777"},
         networks=("inner", "edge"),
-        ports=(PublishedPort(container=NGINX_PORT, host=spec.file.gateway.port),),
+        ports=ports,
         memory_mib=64 + tmpfs_mib,
         max_processes=32,
         # busybox in the official image, GNU in the built one: -q -O -T mean the same to both.

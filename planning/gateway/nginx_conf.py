@@ -10,10 +10,25 @@ ALIVE_PORT = 8081
 SHUTDOWN_S = 60
 """How long running answers may go on after SIGQUIT."""
 WORKERS = 2
-TEMP_PATHS = "\n".join(
+_TEMP_PATHS = "\n".join(
     f"    {name}_temp_path /tmp/{name};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 )
-"""All that nginx writes lies on the container's tmpfs."""
+BEGINNING = f"""\
+daemon off;
+pid /tmp/nginx.pid;
+# Its lower levels quote whole request lines, with query strings. The access log has the upstreams' failures.
+error_log stderr crit;
+worker_processes {WORKERS};
+worker_shutdown_timeout {SHUTDOWN_S}s;
+
+events {{
+    worker_connections 4096;
+}}
+
+http {{
+{_TEMP_PATHS}
+"""
+"""Of every nginx here: one process tree, logs to the container's streams, all that it writes on the tmpfs."""
 
 
 @dataclass(frozen=True)
@@ -97,20 +112,7 @@ def nginx_conf(gateway: Gateway) -> str:
     # LiteLLM's own time-out comes first, so that the client reads its message.
     read_timeout = gateway.request_timeout_s + 15
     return f"""\
-daemon off;
-pid /tmp/nginx.pid;
-# Its lower levels quote whole request lines, with query strings. The access log has the upstreams' failures.
-error_log stderr crit;
-worker_processes {WORKERS};
-worker_shutdown_timeout {SHUTDOWN_S}s;
-
-events {{
-    worker_connections 4096;
-}}
-
-http {{
-{TEMP_PATHS}
-
+{BEGINNING}
     log_format line escape=json '{{{log}}}';
     access_log /dev/stdout line;
     server_tokens off;

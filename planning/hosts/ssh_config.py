@@ -11,7 +11,7 @@ from planning.hosts.plan import HostPlan
 from stack_configs.schema.hosts import SshServer
 
 CONNECT_S = 10
-"""For TCP and for the handshake."""
+"""For TCP, and for the SSH handshake: ssh's ConnectTimeout holds for a server that accepts and stays silent too."""
 SILENCE_S = 15
 """How long an established connection may be silent before it counts as cut."""
 KEEP_S = 600
@@ -32,18 +32,19 @@ def ssh_files(hosts: Iterable[HostPlan], folder: PurePath) -> dict[str, str]:
             jump = f"jump-to-{host.name}"
             extra["ProxyCommand"] = f"ssh -F {folder / 'config'} -W [%h]:%p {jump}"
             known += f"{jump} {connection.jump.host_key}\n"
-            config += _section(jump, connection.jump, folder, {})
-        config += _section(host.name, connection, folder, extra)
+            config += section(jump, connection.jump, str(folder / "known_hosts"))
+        config += section(host.name, connection, str(folder / "known_hosts"), **extra)
     return {"config": config, "known_hosts": known}
 
 
-def _section(alias: str, server: SshServer, folder: PurePath, extra: dict[str, object]) -> str:
+def section(alias: str, server: SshServer, known: str, **extra: object) -> str:
+    """The lines for one server. `known`: the file of pinned keys, where the server's is under `alias`."""
     settings = {
         "HostName": server.address,
         "Port": server.port,
         "User": server.user,
         "HostKeyAlias": alias,
-        "UserKnownHostsFile": folder / "known_hosts",
+        "UserKnownHostsFile": known,
         "GlobalKnownHostsFile": "/dev/null",
         "StrictHostKeyChecking": "yes",
         "UpdateHostKeys": "no",
@@ -58,4 +59,4 @@ def _section(alias: str, server: SshServer, folder: PurePath, extra: dict[str, o
     return f"Host {alias}\n" + "".join(f"  {key} {value}\n" for key, value in settings.items())
 
 
-__all__ = ["ssh_files"]
+__all__ = ["section", "ssh_files"]

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from tools.setup import paths, recover, state
+from tools.setup import objects, paths, recover, state
+from tools.setup.objects import Found
 from tools.setup.progress import SetupError, Step
-from tools.setup.recover import Found, Lock, Plan, decide
+from tools.setup.recover import Lock, Plan, decide
 
 HERE = "studio"
 LOCK = Lock(pid=100, hostname=HERE, username="ann")
@@ -106,7 +107,7 @@ def test_a_job_that_failed_is_removed_so_that_it_runs_again() -> None:
     ],
 )
 def test_dockers_times(stamp: str, seconds: float) -> None:
-    assert recover._seconds(stamp) == seconds
+    assert objects.seconds(stamp) == seconds
 
 
 def test_a_damaged_state_is_told_with_the_way_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

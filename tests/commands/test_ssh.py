@@ -11,8 +11,8 @@ from contextlib import contextmanager
 
 import pytest
 
+from planning.hosts import ssh_config
 from stack_configs.schema.hosts import SshConnection
-from tools import ssh
 from tools.ssh import SshError, explain, fingerprint, run_script
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIumnuqwAbwVxkW3A3ilAXsq50U+4ysZRVQ/mbTSRxUJ"
@@ -170,7 +170,7 @@ def server(answer: Callable[[socket.socket], None]) -> Iterator[int]:
 def test_a_server_that_is_none_comes_to_an_end(
     answer: Callable[[socket.socket], None], told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ssh, "CONNECT_S", 2)
+    monkeypatch.setattr(ssh_config, "CONNECT_S", 2)
     with server(answer) as port, pytest.raises(SshError, match=told):
         run_script("studio-1", connection("127.0.0.1", port), "true", limit_s=30)
 

@@ -33,7 +33,7 @@ ASK = """
 from tools.setup import over_ssh
 from tools.setup.progress import run_step
 outputs = {"url": "http://127.0.0.1:8080/v1", "models": ["chat"]}
-print(run_step("First question", lambda step: over_ssh._ask("typed", "one", step, outputs, "sk-test")))
+print(run_step("First question", lambda step: over_ssh.ask("typed", "one", step, outputs, "sk-test")))
 """
 
 

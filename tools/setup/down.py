@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tools.setup import over_ssh, paths, recover, state
+from tools.setup import objects, over_ssh, paths, recover, state
 from tools.setup.progress import SetupError, Step, run_step
 from tools.setup.up import secret_keys
 
@@ -84,7 +84,7 @@ def _remove(folder: Path, step: Step) -> None:
 
 def logs(stack: str, service: str) -> None:
     """The last lines of one service; without one, how all of them are. Raises SetupError."""
-    places = recover.places(stack) if over_ssh.is_over_ssh(stack) else {"": ()}
+    places = objects.places(stack) if over_ssh.is_over_ssh(stack) else {"": ()}
     if service:
         missing = SetupError("logs", f"there is no service {service} in {stack}", "`make logs` lists them")
         for on in places.values():
@@ -109,7 +109,7 @@ def logs(stack: str, service: str) -> None:
 def _told(on: tuple[str, ...], *args: str) -> str | None:
     """Both streams of a docker command; None where it fails."""
     done = subprocess.run(
-        recover.there(on, "docker", *args),
+        objects.there(on, "docker", *args),
         cwd=paths.REPO,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

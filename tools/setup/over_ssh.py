@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
-from tools.setup import chat, choices, engine, paths, recover, state, venv
+from tools.setup import chat, choices, engine, objects, paths, recover, state, venv
 from tools.setup.progress import SetupError, Step, run_step, run_steps
 from tools.setup.up import example, pulumi_errors, pulumi_warnings, read_outputs
 
@@ -56,7 +56,7 @@ def up(stack: str) -> None:
     key, host = outputs.pop("key"), wanted["gateway_host"]
     answer = None
     if outputs.get("url") and outputs["models"]:
-        answer = run_step("First question", lambda step: _ask(stack, host, step, outputs, key))
+        answer = run_step("First question", lambda step: ask(stack, host, step, outputs, key))
     print(report(stack, host, outputs, answer, time.monotonic() - started))
 
 
@@ -106,7 +106,7 @@ def _pulumi_up(stack: str, step: Step, env: dict[str, str]) -> list[str]:
     return pulumi_warnings(out)
 
 
-def _ask(stack: str, host: str, step: Step, outputs: dict[str, Any], key: str) -> str:
+def ask(stack: str, host: str, step: Step, outputs: dict[str, Any], key: str) -> str:
     model = outputs["models"][0]
     port = urlsplit(outputs["url"]).port or 80
     try:
@@ -129,7 +129,7 @@ def tunnel(stack: str, host: str, port: int, step: Step) -> Iterator[str]:
         free = probe.getsockname()[1]
     process = subprocess.Popen(
         [
-            *("ssh", "-F", recover.ssh_config(stack), "-o", "ControlPath=none", "-o", "ExitOnForwardFailure=yes"),
+            *("ssh", "-F", objects.ssh_config(stack), "-o", "ControlPath=none", "-o", "ExitOnForwardFailure=yes"),
             *("-N", "-L", f"127.0.0.1:{free}:127.0.0.1:{port}", host),
         ],
         cwd=paths.REPO,
@@ -174,7 +174,7 @@ def report(stack: str, host: str, outputs: dict[str, Any], answer: str | None, s
     lines += [
         "",
         "  Reach it from here:",
-        f"    ssh -F {os.path.relpath(paths.REPO / recover.ssh_config(stack))} -N -L {port}:127.0.0.1:{port} {host}",
+        f"    ssh -F {os.path.relpath(paths.REPO / objects.ssh_config(stack))} -N -L {port}:127.0.0.1:{port} {host}",
     ]
     if outputs["models"]:
         lines += [*example(stack, outputs["url"], outputs["models"][0])]

@@ -10,36 +10,26 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
-import shlex
 import socket
-import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from tools.setup import paths, processes, state
+from tools.setup import objects, paths, processes, state
+from tools.setup.objects import STACK_LABEL, Found
 from tools.setup.progress import Step
 
-STACK_LABEL = "inference-stack.stack"
-JOB_LABEL = "inference-stack.job"
 CONTAINER_TYPE = "docker:index/container:Container"
 PREVIOUS = "-previous-"
 """In the name of a container that was put aside while its successor starts; as in components/replacement.py."""
-KEPT_VOLUME = "-models"
-"""The model cache outlives the stack: it may be there without being in state."""
 END_S = 5
 """Seconds that a left-over plugin has to end before it is killed."""
 ORPHAN_S = 30
 """Seconds that a left-over Pulumi has to save its state."""
 WRITE_S = 1
 """Seconds that writing a lock takes at most."""
-ASK_S = 40
-"""Seconds for a host over SSH to say anything at all; ssh itself gives up before."""
 
 
 @dataclass(frozen=True)
@@ -49,21 +39,6 @@ class Lock:
     pid: int
     hostname: str
     username: str = ""
-
-
-@dataclass(frozen=True)
-class Found:
-    """A Docker object of this stack."""
-
-    kind: str
-    """`container`, `network` or `volume`."""
-    ident: str
-    name: str
-    created: float = 0.0
-    """Seconds since 1970."""
-    failed_job: bool = False
-    on: tuple[str, ...] = ()
-    """Words before a command that run it where the object is; none for this machine."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +135,7 @@ def recover(stack: str, step: Step, env: Mapping[str, str], *, over_ssh: bool = 
     _end_orphans(stack, step, env)
     held = locks(stack)
     began = _began(stack)
-    there = _objects_over_ssh(stack, step) if over_ssh else objects(stack)
+    there = objects.over_ssh(stack, step) if over_ssh else objects.of_stack(stack)
     plan = decide(held, _alive(held), socket.gethostname(), latest, there, began)
     if plan.living:
         lock = plan.living
@@ -180,13 +155,13 @@ def recover(stack: str, step: Step, env: Mapping[str, str], *, over_ssh: bool = 
     for found in plan.remove:
         step.say(f"removing the {found.kind} {found.name}")
         force = ["--force"] if found.kind == "container" else []
-        _docker(found.kind, "rm", *force, found.ident, on=found.on)
+        objects.docker(found.kind, "rm", *force, found.ident, on=found.on)
     for found in plan.back:
         name = found.name.split(PREVIOUS)[0]
         step.say(f"its replacement was cut off: {name} serves again")
         # Before the refresh, which deletes a container that should run and doesn't.
-        _docker("rename", found.ident, name, on=found.on)
-        _docker("start", found.ident, on=found.on)
+        objects.docker("rename", found.ident, name, on=found.on)
+        objects.docker("start", found.ident, on=found.on)
     if plan.refresh:
         step.say("comparing the state with Docker")
         state.pulumi(step, dict(env), "refresh", "--yes", "--clear-pending-creates", "--skip-preview", "-s", stack)
@@ -249,72 +224,6 @@ def _unreadable_locks(stack: str) -> set[Path]:
     return found
 
 
-def _objects_over_ssh(stack: str, step: Step) -> list[Found] | None:
-    """`objects` of every host that earlier runs knew; None where one can't be reached."""
-    known = places(stack)
-
-    def ask(on: tuple[str, ...]) -> list[Found] | None:
-        reached = subprocess.run([*on, "true"], cwd=paths.REPO, capture_output=True, check=False, timeout=ASK_S)
-        return objects(stack, on) if reached.returncode == 0 else None
-
-    with ThreadPoolExecutor(len(known) or 1) as pool:
-        answers = list(pool.map(ask, known.values()))
-    away = [host for host, answer in zip(known, answers, strict=True) if answer is None]
-    if away:
-        step.say(f"not looked for what earlier runs left, since {', '.join(away)} can't be reached")
-        return None
-    return [found for answer in answers for found in answer or ()]
-
-
-def places(stack: str) -> dict[str, tuple[str, ...]]:
-    """Every host over SSH that a run has known → the words before a command that run it there."""
-    file = paths.REPO / ssh_config(stack)
-    known = re.findall(r"^Host (\S+)$", file.read_text(), re.MULTILINE) if file.exists() else []
-    hosts = [name for name in known if not name.startswith("jump-to-")]
-    return {host: ("ssh", "-F", ssh_config(stack), "-T", host, "--") for host in hosts}
-
-
-def ssh_config(stack: str) -> str:
-    """Where the program writes ssh's configuration (components/ssh.py), relative to the repository."""
-    return f".state/ssh/{stack}/config"
-
-
-def objects(stack: str, on: tuple[str, ...] = ()) -> list[Found]:
-    """Every Docker object that carries the stack's label, but the model cache. `on`: see Found."""
-    label = f"label={STACK_LABEL}={stack}"
-    found = []
-    for kind, every in (("container", ["--all"]), ("network", []), ("volume", [])):
-        names = _docker(kind, "ls", *every, "--quiet", "--filter", label, on=on).split()
-        rows = json.loads(_docker(kind, "inspect", *names, on=on) or "[]") if names else []
-        for row in rows:
-            name = row["Name"].removeprefix("/")
-            if kind == "volume" and name.endswith(KEPT_VOLUME):
-                continue
-            labels = row.get("Config", row).get("Labels") or {}
-            status = row.get("State", {})
-            found.append(
-                Found(
-                    kind=kind,
-                    ident=row.get("Id", name),
-                    name=name,
-                    created=_seconds(row.get("Created") or row.get("CreatedAt") or ""),
-                    failed_job=labels.get(JOB_LABEL) == "true"
-                    and status.get("Status") == "exited"
-                    and status.get("ExitCode") != 0,
-                    on=on,
-                )
-            )
-    return found
-
-
-def _seconds(stamp: str) -> float:
-    """Docker's time, such as 2026-11-21T03:15:12.123456789Z, as seconds since 1970; parts of a second are left out."""
-    if len(stamp) < 20:
-        return 0.0
-    zone = stamp[19:].lstrip(".0123456789").replace("Z", "+00:00")
-    return datetime.fromisoformat(stamp[:19] + (zone or "+00:00")).timestamp()
-
-
 def resources(stack: str) -> bool:
     """Whether this clone's backend holds resources of the stack; a damaged state counts as yes."""
     try:
@@ -347,16 +256,6 @@ def _began(stack: str) -> float | None:
         return float(_note(stack).read_text().split()[0])
     except (OSError, ValueError, IndexError):
         return None
-
-
-def _docker(*args: str, on: tuple[str, ...] = ()) -> str:
-    argv = there(on, "docker", *args)
-    return subprocess.run(argv, cwd=paths.REPO, capture_output=True, text=True, check=False).stdout
-
-
-def there(on: tuple[str, ...], *words: str) -> list[str]:
-    """A command as it is run where the object is: ssh hands it to a shell."""
-    return [*on, shlex.join(words)] if on else [*words]
 
 
 def _alive(held: Iterable[Lock]) -> list[int]:
