@@ -15,9 +15,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from planning.names import replica_service
+from planning.observability.metrics import CACHE_CONFIG, KV_TOKENS
 from planning.serving.ledger.stack import Ledger, Placed
 
-METRIC = "vllm:cache_config_info"
 TIMEOUT_S = 10.0
 
 
@@ -56,7 +56,7 @@ class Compared:
 
 def tokens(url: str) -> dict[str, int]:
     """Replica → tokens of its KV cache. Raises NoAnswer."""
-    query = urllib.parse.urlencode({"query": METRIC})
+    query = urllib.parse.urlencode({"query": CACHE_CONFIG.name})
     try:
         with urllib.request.urlopen(f"{url.rstrip('/')}/api/v1/query?{query}", timeout=TIMEOUT_S) as answer:
             rows = json.load(answer)["data"]["result"]
@@ -68,8 +68,8 @@ def tokens(url: str) -> dict[str, int]:
 
 
 def _tokens(labels: Mapping[str, str]) -> int:
-    if labels.get("kv_cache_size_tokens", "None") != "None":
-        return int(labels["kv_cache_size_tokens"])
+    if labels.get(KV_TOKENS, "None") != "None":
+        return int(labels[KV_TOKENS])
     return int(labels["num_gpu_blocks"]) * int(labels["block_size"])
 
 

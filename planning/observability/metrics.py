@@ -18,6 +18,9 @@ WAITING = _metric(
 )
 RUNNING = _metric("vllm:num_requests_running", "requests being computed")
 KV_USAGE = _metric("vllm:kv_cache_usage_perc", "share of the KV cache in use, 0 to 1")
+CACHE_CONFIG = _metric("vllm:cache_config_info", "always 1; its labels are the KV cache's settings and size")
+KV_TOKENS = "kv_cache_size_tokens"
+"""The label of CACHE_CONFIG with the tokens that the KV cache holds, decimal; per engine, as the ledger counts them."""
 PREEMPTIONS = _metric("vllm:num_preemptions_total", "requests thrown back for want of KV cache; 0 from the start")
 PROMPT_TOKENS = _metric("vllm:prompt_tokens_total", "tokens read; 0 from the start")
 GENERATION_TOKENS = _metric("vllm:generation_tokens_total", "tokens written; 0 from the start")

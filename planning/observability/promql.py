@@ -92,3 +92,13 @@ def promql(template: str, *parts: Selector | Expr) -> Expr:
         text += str(part) + piece
         selectors.extend(part.selectors if isinstance(part, Expr) else (part,))
     return Expr(text=text, selectors=tuple(dict.fromkeys(selectors)))
+
+
+def at_least(number: int) -> str:
+    """A pattern for labels that hold a whole number: matches `number` (1 or more) and all above, written in decimal."""
+    digits = str(number)
+    ways = [digits, f"[1-9][0-9]{{{len(digits)},}}"]
+    for place, digit in enumerate(digits):
+        if digit != "9":
+            ways.append(f"{digits[:place]}[{int(digit) + 1}-9][0-9]{{{len(digits) - place - 1}}}")
+    return "|".join(ways)

@@ -1,5 +1,6 @@
 """Every PromQL expression that the stack ships, for tests that ask a live Prometheus."""
 
+from planning.observability.metrics import KV_TOKENS
 from planning.observability.panels import rows
 from planning.observability.promql import Query, Selector
 from planning.observability.rules import alerts
@@ -21,8 +22,8 @@ def all_queries(spec: StackSpec) -> tuple[Query, ...]:
 def all_selectors(spec: StackSpec) -> tuple[Selector, ...]:
     """Each selector once. `selector.instant` is what to ask; `selector.metric.appears` is when it has series.
 
-    A selector that is narrowed to failures (`status_code=~"5..|None"`, `xid!~…`) has series after such a
-    failure only: `needs_failure` tells.
+    A selector that is narrowed to failures (`status_code=~"5..|None"`, `xid!~…`, `kv_cache_size_tokens!~…`) has series
+    after such a failure only: `needs_failure` tells.
     """
     return tuple(
         dict.fromkeys(
@@ -36,5 +37,5 @@ def all_selectors(spec: StackSpec) -> tuple[Selector, ...]:
 def needs_failure(selector: Selector) -> bool:
     """Whether the selector has series only once something has failed."""
     return selector.metric.appears == "only-with-failure" or any(
-        label in ("status_code", "xid") for label, _, _ in selector.matchers
+        label in ("status_code", "xid", KV_TOKENS) for label, _, _ in selector.matchers
     )

@@ -5,9 +5,11 @@ from typing import Literal
 
 import yaml
 
+from planning.names import replica_service
 from planning.observability import metrics as m
-from planning.observability.promql import Expr, Matchers, Selector, promql, select
+from planning.observability.promql import Expr, Matchers, Selector, at_least, promql, select
 from planning.observability.targets import watches_gpus
+from planning.serving.ledger.stack import ledger
 from stack_configs.schema.stack import StackSpec
 
 RUNBOOK = "docs/alerts.md"
@@ -52,6 +54,7 @@ def alerts(spec: StackSpec) -> tuple[Alert, ...]:
     return (
         *_targets(spec),
         *_engines(spec),
+        *_promises(spec),
         *_gateway(spec),
         *_host(),
         *_delivery(spec),
@@ -153,6 +156,35 @@ def _engines(spec: StackSpec) -> list[Alert]:
             description="One request in twenty waits {{ $value | humanizeDuration }} or more for a token.",
         ),
     ]
+
+
+def _promises(spec: StackSpec) -> list[Alert]:
+    """What the ledger was sure of, for each replica on a GPU that it counted.
+
+    vLLM tells its figure as a label of a series that is always 1, and PromQL can't compare a label with a number: so
+    the label is matched with all numbers from the promise on. An engine that says nothing (`None`) matches none of
+    them, and is told as well.
+    """
+    told = []
+    for placed in ledger(spec).placed if spec.weights == "hub" else ():
+        fit, name = placed.fit, replica_service(placed.model, placed.index)
+        if fit is None or fit.architecture.unpromised or not fit.sure_tokens:
+            continue
+        model = spec.file.models[placed.model]
+        less: Matchers = (("replica", "=", name), (m.KV_TOKENS, "!~", at_least(fit.sure_tokens)))
+        told.append(
+            Alert(
+                name="EngineKvBelowPlan",
+                expr=promql("%", Selector(metric=m.CACHE_CONFIG, matchers=less)),
+                # A replacement that changes the promise changes this rule before or after its turn.
+                for_s=len(model.replicas) * (model.drain_timeout_s + model.start_timeout_s),
+                severity="warning",
+                summary=f"{{{{ $labels.replica }}}} has fewer than the {fit.sure_tokens:,} tokens of KV cache promised",
+                description=f"It found {{{{ $labels.{m.KV_TOKENS} }}}}: fewer users fit than `make plan` says.",
+                labels=(("replica", name),),
+            )
+        )
+    return told
 
 
 def _gateway(spec: StackSpec) -> list[Alert]:

@@ -1,7 +1,8 @@
 """What a host says of itself: `stack_configs/facts/<stack>/<host>.json`, written by `make facts`.
 
-Facts feed the gate, the ledger, drift and previews; never a resource's inputs, so that a second `up` is empty. They
-hold no secret: what is written here is checked in and read by everybody who reviews a change.
+Facts feed the gate, the ledger, drift and previews; never a resource's inputs, so that a second `up` is empty. The one
+exception is which cards the GPUs are: Prometheus' rules hold what the ledger promises on them. Facts hold no secret:
+what is written here is checked in and read by everybody who reviews a change.
 """
 
 from datetime import datetime

@@ -10,6 +10,7 @@ from stack_configs.schema.gateway import Gateway
 from stack_configs.schema.hosts import Host
 from stack_configs.schema.model_lock import ModelLock
 from stack_configs.schema.models import Model
+from stack_configs.schema.network import Network
 from stack_configs.schema.observability import Observability
 from stack_configs.schema.versions import HostVersions, ImageName
 
@@ -32,6 +33,8 @@ class StackFile(Frozen):
     """The one address for all models, and who may use it."""
     observability: Observability = Observability()
     """Metrics, dashboards and alerts."""
+    network: Network = Network()
+    """How the outside world reaches the stack."""
 
 
 class Image(Frozen):
@@ -64,7 +67,7 @@ class StackSpec(Frozen):
     host_versions: HostVersions | None = None
     """The version set's part for hosts."""
     facts: dict[Name, Facts] = {}
-    """What hosts said, by host; never an input of a resource."""
+    """What hosts said, by host; never an input of a resource, but for the cards in what Prometheus' rules promise."""
     locks: dict[Name, ModelLock] = {}
     """What is locked of models, by the name that clients ask for; a model without a lock is missing here."""
     repairs: dict[Name, dict[str, int]] = {}

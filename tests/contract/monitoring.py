@@ -7,13 +7,18 @@ from images import recipes
 from planning.observability.plan import plan_observability
 from stack_configs.schema.stack import StackSpec
 from tests.docker_run import docker, need_image
+from tests.unit.hosts.shaped import facts, gpu
+from tests.unit.ledger import shapes
 
 GPU = "GPU-5b4e07f6-3a86-4340-039d-25f2a83cdc43"
 """The card of tests/fixtures/expositions/dcgm.prom."""
 
 
 def monitored(*, gpus: bool = True, grafana: bool = True, webhook: str | None = None, **model: object) -> StackSpec:
-    """A stack `dev` with one model `chat`, on images as built here; more of the model by keyword."""
+    """A stack `dev` with one model `chat`, on images as built here; more of the model by keyword.
+
+    With `gpus`, an 8B model on an H100: the ledger is sure of 385,104 tokens of KV cache.
+    """
     images = {name: recipes.tag(name) for name in ("prometheus", "alertmanager", "node-exporter")}
     # Nobody can build these two, and no test runs them.
     images |= {"dcgm-exporter": "dcgm-exporter"} if gpus else {}
@@ -23,11 +28,12 @@ def monitored(*, gpus: bool = True, grafana: bool = True, webhook: str | None = 
             "stack": "dev",
             "file": {
                 "versions": "2026.11",
-                "hosts": {"here": {"connection": {"kind": "local"}}},
+                "hosts": {"here": {"connection": {"kind": "local"}, "gpus": [GPU] if gpus else []}},
                 "models": {
                     "chat": {
                         "source": {"repo": "some/model", "revision": "0" * 40},
-                        "replicas": [{"host": "here"}],
+                        "replicas": [{"host": "here", "gpus": [GPU] if gpus else []}],
+                        "max_model_len": 16384,
                         "start_timeout_s": 300,
                         **model,
                     }
@@ -40,6 +46,15 @@ def monitored(*, gpus: bool = True, grafana: bool = True, webhook: str | None = 
             },
             "images": {name: {"ref": ref, "starts_in_s": 1} for name, ref in images.items()},
             "local_gpus": [GPU] if gpus else [],
+            "facts": {"here": facts(host="here", gpus=(gpu("H100", GPU),))} if gpus else {},
+            "locks": {
+                "chat": {
+                    "repo": "some/model",
+                    "revision": "0" * 40,
+                    "source": "a test",
+                    "config": shapes.config("Qwen3-8B"),
+                }
+            },
             "key_hashes": {"me": "0" * 64},
         }
     )

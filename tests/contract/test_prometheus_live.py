@@ -132,6 +132,13 @@ def test_every_panel_has_something_to_draw(watching: Watching) -> None:
     assert not empty
 
 
+def test_a_real_engines_figure_is_held_against_the_promise(watching: Watching) -> None:
+    """What vLLM 0.31 told: 262,144 tokens, and nothing that PromQL could compare as a number."""
+    (alert,) = (alert for alert in alerts(SPEC) if alert.name == "EngineKvBelowPlan")
+    (found,) = _query(watching.prometheus, str(alert.expr))
+    assert found["metric"]["kv_cache_size_tokens"] == "262144"
+
+
 def test_rules_are_evaluated_without_errors(watching: Watching) -> None:
     def rules() -> list[Any]:
         groups = _get(f"{watching.prometheus}/api/v1/rules")["data"]["groups"]

@@ -3,13 +3,21 @@
 import re
 from pathlib import Path
 
+import pytest
 import yaml
 
+from planning.observability.metrics import KV_TOKENS
 from planning.observability.plan import plan_observability
-from planning.observability.promql import Metric, promql, select
+from planning.observability.promql import Metric, at_least, promql, select
 from planning.observability.queries import all_queries, all_selectors
 from planning.observability.rules import alerts
+from planning.serving.ledger.stack import ledger
+from planning.stack import plan_stack
+from stack_configs.schema.stack import StackSpec
 from tests.contract.monitoring import GPU, monitored, planned_files
+from tests.unit.hosts import shaped
+from tests.unit.ledger.stacks import R4090, R5090, one, stack
+from tools.measured import compared
 
 REPO = Path(__file__).parents[2]
 
@@ -94,3 +102,71 @@ def test_thresholds_come_from_the_spec() -> None:
     assert "> 0.77 " in expressions["KvCacheNearlyFull"]
     assert expressions["QueueGrowing"].endswith("> 42")
     assert expressions["TimeToFirstTokenHigh"].endswith("> 2.5")
+
+
+@pytest.mark.parametrize("number", [1, 9, 10, 99, 128, 20_544, 72_192, 99_999, 100_000, 385_104])
+def test_a_pattern_of_all_numbers_from_one_on(number: int) -> None:
+    pattern = at_least(number)
+    near = {*range(max(0, number - 200), number + 200), *(10**power for power in range(9)), 10 * number, number // 10}
+    assert [value for value in near if bool(re.fullmatch(pattern, str(value))) != (value >= number)] == []
+    assert not re.fullmatch(pattern, "None")
+    assert not re.fullmatch(pattern, "")
+
+
+def promises(spec: StackSpec) -> dict[str, str]:
+    """Replica → the pattern of what was promised to it."""
+    found = (alert.expr.selectors[0] for alert in alerts(spec) if alert.name == "EngineKvBelowPlan")
+    labels: list[dict[str, str]] = [{label: value for label, _, value in of.matchers} for of in found]
+    return {of["replica"]: of[KV_TOKENS] for of in labels}
+
+
+def test_the_alert_and_the_command_agree_on_what_is_too_little() -> None:
+    spec = one("Qwen3-8B", R4090, max_model_len=16384)
+    (pattern,), fit = promises(spec).values(), ledger(spec).placed[0].fit
+    assert fit
+    for tokens in (fit.sure_tokens - 1, fit.sure_tokens):
+        (told,) = compared(ledger(spec), {"chat-0": tokens})
+        assert told.short == (re.fullmatch(pattern, str(tokens)) is None)
+
+
+def test_each_replica_is_held_to_what_its_own_cards_hold() -> None:
+    places = [("studio-1", [0]), ("studio-2", [0])]
+    spec = stack(
+        {"chat": {"shape": "Qwen3-8B", "on": places, "max_model_len": 16384}},
+        {"studio-1": (R4090,), "studio-2": (R5090,)},
+    )
+    found = promises(spec)
+    assert list(found) == ["chat-0", "chat-1"]
+    assert found["chat-0"] != found["chat-1"]
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        one("bge-m3", R4090, max_model_len=8192),
+        one("Qwen3-8B", R4090, max_model_len=16384, extra_args=("--enable-lora",)),
+        one("Qwen3-8B", R4090, max_model_len=16384).model_copy(update={"facts": {}}),
+        one("Qwen3-8B", R4090, max_model_len=16384).model_copy(update={"locks": {}}),
+        one("Qwen3-8B", R4090, max_model_len=16384).model_copy(update={"weights": "random"}),
+        monitored(gpus=False),
+    ],
+    ids=["no KV cache", "not counted", "no facts", "no lock", "random weights", "on the CPU"],
+)
+def test_where_the_ledger_is_sure_of_nothing_nothing_is_promised(spec: StackSpec) -> None:
+    assert promises(spec) == {}
+
+
+def test_of_facts_only_the_card_reaches_what_runs_and_only_prometheus_rules() -> None:
+    """All else that a host says of itself may change without a change of any container."""
+    spec = monitored()
+    others = dict.fromkeys(("vllm-cuda", "nginx", "litellm"), spec.images["prometheus"])
+    spec = spec.model_copy(update={"images": {**spec.images, **others}})
+
+    def plans(**said: object) -> dict[str, object]:
+        facts = shaped.facts(host="here", gpus=(shaped.gpu("H100", GPU),)).model_copy(update=said)
+        return {c.service: c for c in plan_stack(spec.model_copy(update={"facts": {"here": facts}})).containers}
+
+    before = plans()
+    assert before == plans(boot_id="another", driver=shaped.facts(driver=shaped.driver("595.71.05")).driver)
+    after = plans(gpus=(shaped.gpu("RTX 5090", GPU),))
+    assert [name for name in before if before[name] != after[name]] == ["prometheus"]

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from planning.observability.metrics import CACHE_CONFIG
 from planning.serving.ledger.stack import ledger
 from tests.unit.ledger.stacks import R4090, one
 from tools import fit, measured
@@ -20,7 +21,7 @@ FIT = FOUND.placed[0].fit
 @contextmanager
 def prometheus(*labels: dict[str, str], body: bytes | None = None) -> Iterator[str]:
     """One that has this metric with these labels; other labels are as vLLM 0.31 gives them."""
-    common = {"__name__": measured.METRIC, "engine": "0"}
+    common = {"__name__": CACHE_CONFIG.name, "engine": "0"}
     rows = [{"metric": common | row, "value": [0, "1"]} for row in labels]
     answer = body or json.dumps({"status": "success", "data": {"resultType": "vector", "result": rows}}).encode()
 
