@@ -1,0 +1,84 @@
+"""How the stack is reached from outside, if at all."""
+
+from ipaddress import ip_network
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, StringConstraints
+
+from stack_configs.schema.base import Frozen, Name
+
+CloudflareId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
+"""An account or a zone as Cloudflare's dashboard shows it under "API": 32 hex digits."""
+
+Email = Annotated[str, StringConstraints(pattern=r"^[^\s@]+@[^\s@]+\.[^\s@]+$")]
+
+AccessGroup = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
+"""The UUID of an Access group, which its page in Cloudflare's dashboard shows."""
+
+Domain = Annotated[str, StringConstraints(pattern=r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z0-9-]{2,63}$")]
+"""A DNS name in lower case, without a dot at its end."""
+
+Addresses = Annotated[str, AfterValidator(lambda text: str(ip_network(text)))]
+"""An IP address or network, of either version: `203.0.113.0/24`."""
+
+Guard = Literal["keys", "access"]
+
+
+class Access(Frozen):
+    """Who passes Cloudflare Access on the way to a hostname; each entry lets somebody in."""
+
+    emails: tuple[Email, ...] = ()
+    """People by their e-mail addresses."""
+    email_domains: tuple[Domain, ...] = ()
+    """Everybody with an address in these domains."""
+    groups: tuple[AccessGroup, ...] = ()
+    """Access groups that exist at Cloudflare, by UUID."""
+    service_tokens: tuple[Name, ...] = ()
+    """Machines: a service token of each name is made, valid for a year."""
+    session: Annotated[str, StringConstraints(pattern=r"^[1-9]\d{0,3}[mh]$")] = "24h"
+    """How long a login lasts: minutes or hours."""
+
+
+class Hostname(Frozen):
+    """One name that the internet can ask."""
+
+    to: Literal["api", "grafana"]
+    """What it leads to: the OpenAI-compatible API, or Grafana's pages."""
+    guards: tuple[Guard, ...] = ()
+    """What stands before it: `keys` (the gateway's API keys), `access` (Cloudflare Access). The API always asks for keys;
+    pages that a browser opens must be behind Access."""
+    access: Access | None = None
+    """Who passes Access; for the guard `access`."""
+    allow_from: tuple[Addresses, ...] = ()
+    """Only clients with these addresses are let through, by nginx; empty lets all through."""
+
+
+class Zone(Frozen):
+    """The DNS zone that hostnames are in."""
+
+    name: Domain
+    """Its domain: `example.org`."""
+    id: CloudflareId
+    """Its zone ID, on the domain's overview page."""
+
+
+class Ingress(Frozen):
+    """A tunnel from a provider's edge to nginx. The gateway's host dials out; no port is opened."""
+
+    provider: Literal["cloudflare"]
+    """Whose tunnel it is."""
+    account_id: CloudflareId
+    """Cloudflare's account ID."""
+    zone: Zone
+    """Where DNS records are made."""
+    team: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+    """The Zero Trust team name: `example`, of example.cloudflareaccess.com."""
+    hostnames: Annotated[dict[str, Hostname], Field(min_length=1)]
+    """Full names in the zone; what has no name here can't be reached from outside."""
+
+
+class Network(Frozen):
+    """What the stack has besides the hosts' own networks. Nothing by default: everything listens on loopback."""
+
+    ingress: Ingress | None = None
+    """The way in from the internet; without it, there is none."""
