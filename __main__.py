@@ -8,6 +8,7 @@ import pulumi
 from components.stack import InferenceStack, InferenceStackArgs
 from planning.hosts.gate import gate_problems, gate_warnings
 from planning.hosts.ready import with_waiting
+from planning.network.limits import ingress_warnings
 from planning.serving.ledger.rules import ledger_problems, ledger_warnings
 from planning.stack import plan_stack
 from stack_configs.load import SpecError, located, spec_from_pulumi
@@ -24,7 +25,7 @@ def main() -> None:
     except SpecError as error:
         # RunError is shown as it is, without a traceback: the message is for whoever edits the YAML.
         raise pulumi.RunError(str(error)) from error
-    told = (*gate_warnings(spec, now), *ledger_warnings(spec))
+    told = (*gate_warnings(spec, now), *ledger_warnings(spec), *ingress_warnings(spec))
     for warning in (*spec.warnings, *located(spec.stack, told)):
         pulumi.log.warn(str(warning))
     stack = InferenceStack(spec.stack, InferenceStackArgs(plan=plan_stack(spec), reach=reach))
@@ -34,6 +35,9 @@ def main() -> None:
         pulumi.export("waiting", spec.waiting)
     pulumi.export("monitoring", stack.monitoring)
     pulumi.export("weights", spec.weights)
+    if stack.outside:
+        pulumi.export("outside", stack.outside)
+        pulumi.export("service_tokens", stack.service_tokens)
 
 
 main()

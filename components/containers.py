@@ -50,8 +50,10 @@ def make_provider(host: str, ssh_config: Path, opts: ResourceOptions) -> docker.
     return docker.Provider(f"{host}-docker", host=f"ssh://{host}", ssh_opts=["-F", str(ssh_config)], opts=opts)
 
 
-def make_networks(names: Names, opts: ResourceOptions, *, host: str = "") -> dict[Network, Output[str]]:
-    """The stack's two networks on a host: `inner` has no way out, `edge` has one. `host` is empty on this machine."""
+def make_networks(
+    names: Names, opts: ResourceOptions, *, host: str = "", tunnel: bool = False
+) -> dict[Network, Output[str]]:
+    """The stack's networks on a host (see planning.containers.Network). `host` is empty on this machine."""
 
     def network(name: Network, internal: bool) -> Output[str]:
         made = docker.Network(
@@ -67,7 +69,8 @@ def make_networks(names: Names, opts: ResourceOptions, *, host: str = "") -> dic
         )
         return made.name
 
-    return {"inner": network("inner", internal=True), "edge": network("edge", internal=False)}
+    wanted: tuple[Network, ...] = ("inner", "edge", "tunnel") if tunnel else ("inner", "edge")
+    return {name: network(name, internal=name == "inner") for name in wanted}
 
 
 def make_volume(
@@ -86,19 +89,22 @@ def make_volume(
     ).name
 
 
-def run_container(plan: ContainerPlan, runtime: Runtime, opts: ResourceOptions) -> Running:
+def run_container(
+    plan: ContainerPlan, runtime: Runtime, opts: ResourceOptions, secrets: Mapping[str, Output[str]] | None = None
+) -> Running:
     """Run `plan` and wait until it is healthy; a job, until it has ended.
 
-    `opts` carries parent and dependencies. A change of anything but limits and restart policy replaces the
-    container: the old one goes first, since name and ports are the same; one that `comes_back` is only put aside.
+    `opts` carries parent and dependencies; `secrets` the texts of the plan's secret files. A change of anything but
+    limits and restart policy replaces the container: the old one goes first, since name and ports are the same; one
+    that `comes_back` is only put aside.
     """
     names = runtime.names
     if runtime.provider:
         opts = ResourceOptions.merge(opts, ResourceOptions(provider=runtime.provider, hooks=runtime.hooks))
     mounts = [_mount(runtime, m.source, m.target, m.read_only) for m in plan.mounts]
     depends: list[Resource] = []
-    if plan.files:
-        volume, carrier = _config_files(plan, runtime, opts)
+    if plan.files or plan.secret_files:
+        volume, carrier = _config_files(plan, secrets or {}, runtime, opts)
         mounts.append(docker.ContainerMountArgs(type="volume", source=volume, target=FILES_DIR, read_only=True))
         depends.append(carrier)
     labels = {**names.labels(plan.component, plan.service), STARTS_IN_LABEL: str(plan.starts_in_s)}
@@ -184,18 +190,28 @@ def _on(host: str, name: str) -> str:
     return f"{host}-{name}" if host else name
 
 
-def _config_files(plan: ContainerPlan, runtime: Runtime, opts: ResourceOptions) -> tuple[Output[str], docker.Container]:
+def _config_files(
+    plan: ContainerPlan, secrets: Mapping[str, Output[str]], runtime: Runtime, opts: ResourceOptions
+) -> tuple[Output[str], docker.Container]:
     """The plan's files in a volume of their own, whose name changes with them.
 
     Docker refuses to copy files into a container whose root is read-only, so a second container of the
     same image, never started, takes the uploads. Returns the volume's name and that container.
     """
     names = runtime.names
-    digest = hashlib.sha256(json.dumps(dict(plan.files), sort_keys=True).encode()).hexdigest()[:8]
+    texts: dict[str, Input[str]] = {**plan.files}
+    for file in plan.secret_files:
+        text: Output[str] = Output.secret(secrets[file])
+        texts[file] = text
     service = f"{plan.service}-files"
+    name: Input[str] = f"{names.docker(service)}-{_digest(plan.files)}"
+    if plan.secret_files:
+        # A new secret is a new volume too. Eight digits of a long secret's hash tell nothing of it.
+        digest = Output.all(**texts).apply(_digest)
+        name = Output.unsecret(Output.concat(names.docker(service), "-", digest))
     volume = docker.Volume(
         service,
-        name=f"{names.docker(service)}-{digest}",
+        name=name,
         driver="local",
         labels=_volume_labels(names, plan.component, service),
         opts=opts,
@@ -215,11 +231,19 @@ def _config_files(plan: ContainerPlan, runtime: Runtime, opts: ResourceOptions) 
         mounts=[docker.ContainerMountArgs(type="volume", source=volume.name, target=FILES_DIR)],
         uploads=[
             docker.ContainerUploadArgs(file=f"{FILES_DIR}/{name}", content=text, permissions="0444")
-            for name, text in sorted(plan.files.items())
+            for name, text in sorted(texts.items())
         ],
-        opts=ResourceOptions.merge(opts, ResourceOptions(delete_before_replace=True)),
+        opts=ResourceOptions.merge(
+            opts,
+            # The plugin tells back what it was given, and need not say that some of it is secret.
+            ResourceOptions(delete_before_replace=True, additional_secret_outputs=["uploads"] if secrets else None),
+        ),
     )
     return volume.name, carrier
+
+
+def _digest(files: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(dict(files), sort_keys=True).encode()).hexdigest()[:8]
 
 
 def _mount(runtime: Runtime, source: str, target: str, read_only: bool) -> docker.ContainerMountArgs:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pulumi import ComponentResource, Input, Resource, ResourceOptions
+from pulumi import ComponentResource, Input, Output, Resource, ResourceOptions
 
 from components.connection import connected
 from components.containers import Runtime, make_networks, make_provider, make_volume
@@ -32,6 +32,10 @@ class InferenceStack(ComponentResource):
     """None while the gateway's host waits."""
     models: list[str]
     monitoring: dict[str, str]
+    outside: Mapping[str, str]
+    """Hostname → its address on the internet; empty without an ingress."""
+    service_tokens: Mapping[str, Mapping[str, Output[str]]]
+    """Name → what a machine sends to pass Access."""
 
     def __init__(self, name: str, args: InferenceStackArgs, opts: ResourceOptions | None = None) -> None:
         super().__init__("inference-stack:index:InferenceStack", name, None, opts)
@@ -47,8 +51,16 @@ class InferenceStack(ComponentResource):
             arguments = ModelServerArgs(plan=model, runtimes=runtimes, after=after)
             servers[model.name] = ModelServer(model.name, arguments, child)
         self.url = None
+        self.outside, self.service_tokens = {}, {}
         if plan.gateway:
-            self.url = Gateway("gateway", GatewayArgs(plan=plan.gateway, runtimes=runtimes), child).url
+            gateway = Gateway("gateway", GatewayArgs(plan=plan.gateway, runtimes=runtimes), child)
+            self.url = gateway.url
+            if plan.ingress:
+                from components.network.tunnel_ingress import TunnelIngress, TunnelIngressArgs
+
+                tunnel = TunnelIngressArgs(plan=plan.ingress, runtimes=runtimes, gateway=gateway.ready)
+                ingress = TunnelIngress("ingress", tunnel, child)
+                self.outside, self.service_tokens = ingress.urls, ingress.service_tokens
         monitoring = Monitoring("monitoring", MonitoringArgs(plan=plan.observability, runtimes=runtimes), child)
         self.models = [model.name for model in plan.models]
         self.monitoring = monitoring.urls
@@ -83,7 +95,8 @@ class InferenceStack(ComponentResource):
                         host=on,
                         folder=plan.models_dirs.get(host) if weights else None,
                     )
-            networks = make_networks(names, child, host=on)
+            tunnel = any("tunnel" in c.networks for c in plan.containers if c.host == host)
+            networks = make_networks(names, child, host=on, tunnel=tunnel)
             runtimes[host] = Runtime(
                 names=names, networks=networks, volumes=volumes, provider=provider, shell=shell, hooks=hooks
             )

@@ -7,8 +7,9 @@ from typing import Literal
 FILES_DIR = "/config"
 """Where `ContainerPlan.files` appear inside every container, read-only."""
 
-Network = Literal["inner", "edge"]
-"""`inner` has no way out (engines, scrapes); `edge` has one, and is needed to publish a port."""
+Network = Literal["inner", "edge", "tunnel"]
+"""`inner` has no way out (engines, scrapes); `edge` has one, and is needed to publish a port. `tunnel` has one too, and
+only a tunnel's connector and nginx: it is there where something is on it."""
 
 Exception_ = Literal["root", "writable", "capabilities", "host-pid", "host-files"]
 """Departures from hardening; each needs a reason."""
@@ -54,7 +55,7 @@ class ContainerPlan:
     """Name inside the stack, and DNS name on its networks: `nginx`, `chat-0`."""
     host: str
     """The host of the spec that runs it."""
-    component: Literal["serving", "gateway", "observability"]
+    component: Literal["serving", "gateway", "observability", "network"]
     image: str
     user: str
     """`uid:gid`. RLIMIT_NPROC counts by uid, so services that matter have one of their own."""
@@ -65,6 +66,8 @@ class ContainerPlan:
     """Never a secret: `docker inspect` shows it."""
     files: Mapping[str, str] = field(default_factory=dict)
     """File name → text, readable under FILES_DIR. Changing one replaces the container."""
+    secret_files: tuple[str, ...] = ()
+    """More files there, whose text is known to Pulumi alone, and encrypted in its state."""
     mounts: tuple[VolumeMount, ...] = ()
     tmpfs: Mapping[str, str] = field(default_factory=dict)
     """Path → mount options (`size=64m,mode=1777`): the only places that can be written besides volumes."""
@@ -96,5 +99,5 @@ class ContainerPlan:
     """Seconds from start to healthy, for the preview report."""
 
     def __post_init__(self) -> None:
-        if self.comes_back and self.files:
+        if self.comes_back and (self.files or self.secret_files):
             raise ValueError(f"{self.service} is to come back, so it can't have files")

@@ -18,6 +18,12 @@ ALERTMANAGER_PORT = 9093
 NODE_EXPORTER_PORT = 9100
 DCGM_EXPORTER_PORT = 9400
 GRAFANA_PORT = 3000
+CONNECTOR_SERVICE = "cloudflared"
+CONNECTOR_METRICS_PORT = 2000
+OUTSIDE_METRICS_PORT = 8083
+"""Of nginx: the connector's metrics, for Prometheus, which shares no network with the connector."""
+OUTSIDE_VOLUME = "outside"
+"""Holds the socket on which nginx takes what a tunnel hands over."""
 
 
 def replica_service(model: str, index: int) -> str:

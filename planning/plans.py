@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from planning.containers import ContainerPlan
 from planning.hosts.plan import HostPlan
+from planning.network.plan import IngressPlan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,8 @@ class StackPlan:
     gateway: GatewayPlan | None
     """None while its host waits."""
     observability: ObservabilityPlan
+    ingress: IngressPlan | None = None
+    """None: nothing comes in from outside."""
 
     @property
     def containers(self) -> tuple[ContainerPlan, ...]:
@@ -52,4 +55,5 @@ class StackPlan:
         models = [c for model in self.models for c in (*model.fetches, *model.replicas)]
         there = self.gateway
         gateway = (*there.fronts, *there.litellm, there.nginx) if there else ()
-        return (*models, *gateway, *self.observability.containers)
+        connector = (self.ingress.connector,) if self.ingress else ()
+        return (*models, *gateway, *self.observability.containers, *connector)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from planning.gateway.plan import plan_gateway
 from planning.hosts.steps import plan_host
+from planning.network.cloudflare import plan_ingress
 from planning.observability.plan import plan_observability
 from planning.placement import gateway_host
 from planning.plans import StackPlan
@@ -26,4 +27,5 @@ def plan_stack(spec: StackSpec) -> StackPlan:
         models=tuple(replace(plan_model(name, spec), after=after) for name, after in turns(spec).items()),
         gateway=None if gateway_host(spec) in spec.waiting else plan_gateway(spec),
         observability=plan_observability(spec),
+        ingress=plan_ingress(spec),
     )

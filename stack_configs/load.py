@@ -1,5 +1,6 @@
 """Pulumi config + YAML + version set → StackSpec, or everything that is wrong with them."""
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from stack_configs.rules import Found, Parsed, broken_rules
 from stack_configs.schema.gateway import Gateway
 from stack_configs.schema.hosts import Host
 from stack_configs.schema.models import Model
+from stack_configs.schema.network import Network
 from stack_configs.schema.observability import Observability
 from stack_configs.schema.stack import HubAddress, Image, StackFile, StackSpec
 from stack_configs.schema.versions import ImageName, VersionSet
@@ -22,7 +24,7 @@ from stack_configs.source import Source, parse
 from stack_configs.validation import T, short, unknown, validated
 
 ROOT = Path(__file__).resolve().parent.parent
-OPTIONAL_IMAGES = frozenset({"grafana", "dcgm-exporter", "vllm-cuda", "vllm-cpu"})
+OPTIONAL_IMAGES = frozenset({"grafana", "dcgm-exporter", "vllm-cuda", "vllm-cpu", "cloudflared"})
 """Needed by some stacks only."""
 
 
@@ -55,7 +57,24 @@ def spec_from_pulumi() -> StackSpec:
     config = pulumi.Config("inference-stack")
     plain = ("images", "weights")
     raw = {key: config.get(key) if key in plain else config.get_object(key) for key in CONFIG_KEYS}
-    return load(pulumi.get_stack(), settings_of(raw, pulumi.get_stack()))
+    spec = load(pulumi.get_stack(), settings_of(raw, pulumi.get_stack()))
+    if spec.file.network.ingress:
+        token = pulumi.Config("cloudflare").get("apiToken")
+        if wrong := _token_problem(spec.stack, token, pulumi.runtime.is_config_secret("cloudflare:apiToken")):
+            raise SpecError([wrong])
+    return spec
+
+
+def _token_problem(stack: str, configured: str | None, secret: bool) -> Problem | None:
+    """Cloudflare's API token is read by its plugin, from Pulumi's config or the environment; nothing else needs it."""
+    set_it = "`pulumi config set --secret cloudflare:apiToken`; docs/ingress.md has the permissions that it needs"
+    if configured and not secret:
+        says, write = "stands in plain in the file: whoever reads it can change your account", set_it
+    elif not configured and not os.environ.get("CLOUDFLARE_API_TOKEN"):
+        says, write = "is missing, and the stack has an ingress", set_it
+    else:
+        return None
+    return Problem(path=("cloudflare:apiToken",), says=says, write=write, file=f"Pulumi.{stack}.yaml")
 
 
 def load(stack: str, settings: Settings, root: Path = ROOT) -> StackSpec:
@@ -191,6 +210,7 @@ def _parts(source: Source) -> tuple[Parsed, list[Problem]]:
         models=named("models", Model),
         gateway=single("gateway", Gateway),
         observability=single("observability", Observability) or Observability(),
+        network=single("network", Network) or Network(),
         broken=frozenset(p.path[:2] for p in problems),
     )
     return parsed, problems
@@ -227,7 +247,7 @@ def _not_for_built(source: Source, parsed: Parsed, no_cuda: bool) -> list[Proble
         for name, host in parsed.hosts.items()
         if host.connection.kind == "ssh"
     ]
-    return problems + [
+    gpus = [
         source.problem(
             ("models", name, "replicas", index, "gpus"), "needs vLLM's image for GPUs, which can't be built", registry
         )
@@ -235,6 +255,9 @@ def _not_for_built(source: Source, parsed: Parsed, no_cuda: bool) -> list[Proble
         for index, replica in enumerate(model.replicas)
         if no_cuda and replica.gpus and not problems
     ]
+    says = "needs cloudflared's image, which can't be built here"
+    ingress = [source.problem(("network", "ingress"), says, registry)] if parsed.network.ingress else []
+    return [*problems, *gpus, *ingress]
 
 
 def version_set(source: Source, root: Path, problems: list[Problem]) -> VersionSet | None:

@@ -10,15 +10,17 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
+from stack_configs.ingress_rules import ingress_problems
 from stack_configs.problems import Path
 from stack_configs.schema.gateway import Gateway
 from stack_configs.schema.hosts import Host, SshConnection, SshServer
 from stack_configs.schema.models import Model
+from stack_configs.schema.network import Network
 from stack_configs.schema.observability import Observability
 
 Found = tuple[Path, str, str]
 
-RESERVED = ("nginx", "prometheus", "alertmanager", "node-exporter", "dcgm-exporter", "grafana")
+RESERVED = ("nginx", "prometheus", "alertmanager", "node-exporter", "dcgm-exporter", "grafana", "cloudflared")
 """Services of the stack; containers share one set of names."""
 
 OWNED_FLAGS: Mapping[str, str] = {
@@ -56,6 +58,7 @@ class Parsed:
     models: Mapping[str, Model]
     gateway: Gateway | None
     observability: Observability
+    network: Network
     broken: frozenset[Path]
 
 
@@ -71,6 +74,8 @@ def broken_rules(spec: Parsed, weights: str, local_gpus: tuple[str, ...]) -> Ite
     if spec.gateway:
         yield from _gateway(spec.gateway, spec)
     yield from _ports(spec)
+    if spec.network.ingress:
+        yield from ingress_problems(spec.network.ingress, spec.observability)
     url = spec.observability.alertmanager.webhook_url
     if url is not None and not _is_web_address(url):
         yield (

@@ -10,6 +10,7 @@ from pydantic_core import ErrorDetails
 from stack_configs.problems import Path as YamlPath
 from stack_configs.problems import Problem
 from stack_configs.schema.base import Frozen
+from stack_configs.schema.network import DOMAIN
 from stack_configs.source import Source
 
 T = TypeVar("T", bound=Frozen)
@@ -83,6 +84,10 @@ def _pattern(source: Source, at: YamlPath, given: str, pattern: str) -> Problem:
         )
     if "GPU-" in pattern:
         return source.problem(at, f"{given!r} is not a GPU's UUID", "write what `nvidia-smi -L` prints: GPU-…")
+    if pattern == DOMAIN:
+        return source.problem(
+            at, f"{given!r} is no full DNS name", "write one in lower case, such as `llm.example.org`"
+        )
     return source.problem(at, f"{given!r} does not have the form {pattern}", "see docs/reference/settings.md")
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from stack_configs.schema.base import Frozen
+from stack_configs.schema.network import DOMAIN, LABEL
 from stack_configs.schema.stack import StackFile
 from stack_configs.schema.versions import VersionSet
 from tools import docs_compatibility
@@ -31,6 +32,9 @@ WORDS_OF_PATTERN = {
     "^[a-z][a-z0-9-]{0,38}[a-z0-9]$": "name",
     "^GPU-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$": "GPU UUID",
     "^[0-9a-f]{40}$": "commit, 40 hex digits",
+    "^[0-9a-f]{32}$": "32 hex digits",
+    DOMAIN: "full DNS name",
+    f"^{LABEL}$": "DNS label",
     r"^\d{4}\.\d{2}$": "version set, in quotes",
     r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$": "`owner/name`",
 }
@@ -44,8 +48,8 @@ INTRO = f"""\
 Everything that `stack_configs/<stack>.yaml` may contain. An unknown key is an error, and so is a value outside its
 bounds; all errors of a file are told at once, with line, path, reason and what to write instead.
 
-In a path, `<name>` is a name of your choice (2 to 40 lower-case letters, digits and dashes, a letter first), `[]` is an
-item of a list, and `connection(ssh)` is a connection of `kind: ssh`.
+In a path, `<name>` is a name of your choice (2 to 40 lower-case letters, digits and dashes, a letter first; below
+`hostnames`, a full DNS name), `[]` is an item of a list, and `connection(ssh)` is a connection of `kind: ssh`.
 """
 
 

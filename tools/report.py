@@ -172,6 +172,8 @@ def _files(carrier: Change) -> list[str]:
     def texts(inputs: Mapping[str, Any]) -> dict[str, str]:
         return {row["file"]: str(row.get("content", "")) for row in inputs.get("uploads") or []}
 
+    if any(isinstance(inputs.get("uploads"), str) for inputs in (carrier.old, carrier.new)):
+        return ["its secret files"]  # Pulumi shows one word in place of the list
     old, new = texts(carrier.old), texts(carrier.new)
     told: list[str] = []
     for name in sorted({*old, *new}):

@@ -21,6 +21,8 @@ class Gateway(ComponentResource):
 
     url: str
     """Where clients on the gateway's host point their OpenAI SDK: `http://127.0.0.1:8080/v1`."""
+    ready: Input[Resource]
+    """nginx, once it is healthy."""
 
     def __init__(self, name: str, args: GatewayArgs, opts: ResourceOptions | None = None) -> None:
         super().__init__("inference-stack:gateway:Gateway", name, None, opts)
@@ -32,6 +34,6 @@ class Gateway(ComponentResource):
             running = run_container(instance, runtime, ResourceOptions(parent=self, depends_on=[*previous]))
             previous = [running.ready]
         nginx = args.plan.nginx
-        run_container(nginx, args.runtimes[nginx.host], ResourceOptions(parent=self))
+        self.ready = run_container(nginx, args.runtimes[nginx.host], ResourceOptions(parent=self)).ready
         self.url = f"http://127.0.0.1:{nginx.ports[0].host}/v1"
         self.register_outputs({"url": self.url})

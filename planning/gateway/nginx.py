@@ -1,8 +1,11 @@
 """nginx: the only door. Which paths there are, sizes, times, request ids, the access log."""
 
-from planning.containers import FILES_DIR, ContainerPlan, Health, PublishedPort
+from dataclasses import replace
+
+from planning.containers import FILES_DIR, ContainerPlan, Health, PublishedPort, VolumeMount
 from planning.gateway.nginx_conf import ALIVE_PORT, SHUTDOWN_S, nginx_conf
-from planning.names import NGINX_PORT
+from planning.gateway.outside import SOCKET, SOCKET_DIR, Outside
+from planning.names import NGINX_PORT, OUTSIDE_VOLUME
 from planning.placement import gateway_host
 from stack_configs.schema.stack import StackSpec
 
@@ -10,9 +13,18 @@ USER = "101:101"
 """The official unprivileged image's user; its entrypoint and folders expect it."""
 
 
-def plan_nginx(spec: StackSpec) -> ContainerPlan:
+def plan_nginx(spec: StackSpec, outside: Outside | None = None) -> ContainerPlan:
     port = PublishedPort(container=NGINX_PORT, host=spec.file.gateway.port)
-    return nginx_container("nginx", gateway_host(spec), nginx_conf(spec.file.gateway), (port,), spec)
+    plan = nginx_container("nginx", gateway_host(spec), nginx_conf(spec.file.gateway, outside), (port,), spec)
+    if outside is None:
+        return plan
+    return replace(
+        plan,
+        # A killed nginx leaves its socket behind, and would not start while it is there.
+        entrypoint=("sh", "-c", 'rm -f "$0" && exec nginx "$@"', f"{SOCKET_DIR}/{SOCKET}"),
+        mounts=(VolumeMount(source=OUTSIDE_VOLUME, target=SOCKET_DIR, read_only=False),),
+        networks=(*plan.networks, "tunnel"),
+    )
 
 
 def nginx_container(

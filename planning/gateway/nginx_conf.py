@@ -1,7 +1,9 @@
 """nginx.conf. It names no model and no key, so changing those never touches nginx."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from planning.gateway.outside import Outside, outside_conf
 from planning.names import LITELLM_ALIAS, LITELLM_PORT, NGINX_PORT
 from stack_configs.schema.gateway import Gateway
 
@@ -106,14 +108,15 @@ ACCESS_LOG = {
 }
 
 
-def nginx_conf(gateway: Gateway) -> str:
+FROM_OUTSIDE = {"host": "$host", "client": "$remote_addr"}
+"""What the access log has besides of requests from outside."""
+
+
+def nginx_conf(gateway: Gateway, outside: Outside | None = None) -> str:
     """The whole file. Query strings, keys and bodies are in no log."""
-    log = ",".join(f'"{key}":"{variable}"' for key, variable in ACCESS_LOG.items())
-    # LiteLLM's own time-out comes first, so that the client reads its message.
-    read_timeout = gateway.request_timeout_s + 15
     return f"""\
 {BEGINNING}
-    log_format line escape=json '{{{log}}}';
+    log_format line escape=json '{_json(ACCESS_LOG)}';
     access_log /dev/stdout line;
     server_tokens off;
     merge_slashes off;
@@ -142,6 +145,25 @@ def nginx_conf(gateway: Gateway) -> str:
 
     server {{
         listen {NGINX_PORT};
+{_api(gateway, ROUTES, ERRORS)}
+    }}
+{_outside(gateway, outside) if outside else ""}}}
+"""
+
+
+def _outside(gateway: Gateway, outside: Outside) -> str:
+    # LiteLLM's health tells strangers its version.
+    routes = tuple(route for route in ROUTES if route.match != "= /health")
+    errors = {403: ("permission_error", "Requests from this address are not let in."), **ERRORS}
+    log = f"    log_format outside escape=json '{_json({**ACCESS_LOG, **FROM_OUTSIDE})}';"
+    return f"\n{log}\n{outside_conf(outside, _api(gateway, routes, errors))}"
+
+
+def _api(gateway: Gateway, routes: tuple[Route, ...], errors: Mapping[int, tuple[str, str]]) -> str:
+    """All of a server for the API but its listener."""
+    # LiteLLM's own time-out comes first, so that the client reads its message.
+    read_timeout = gateway.request_timeout_s + 15
+    return f"""\
         client_max_body_size {gateway.max_body_mib}m;
         client_body_buffer_size 1m;
         client_body_timeout 60s;
@@ -173,22 +195,23 @@ def nginx_conf(gateway: Gateway) -> str:
         proxy_next_upstream_tries 3;
         proxy_next_upstream_timeout 10s;
 
-{_routes()}
+{_routes(routes)}
         location / {{
             return 404;
         }}
 
-{_errors(gateway)}
-    }}
-}}
-"""
+{_errors(gateway, errors)}"""
+
+
+def _json(fields: Mapping[str, str]) -> str:
+    return "{" + ",".join(f'"{key}":"{variable}"' for key, variable in fields.items()) + "}"
 
 
 def _lines(directive: str, values: dict[str, str]) -> str:
     return "\n".join(f"        {directive} {name} {value}".rstrip() + ";" for name, value in values.items())
 
 
-def _routes() -> str:
+def _routes(routes: tuple[Route, ...]) -> str:
     return "\n".join(
         f"""\
         location {route.match} {{
@@ -196,13 +219,13 @@ def _routes() -> str:
             proxy_pass http://$litellm:{LITELLM_PORT}{route.upstream};
         }}
 """
-        for route in ROUTES
+        for route in routes
     )
 
 
-def _errors(gateway: Gateway) -> str:
+def _errors(gateway: Gateway, errors: Mapping[int, tuple[str, str]]) -> str:
     blocks = []
-    for status, (kind, text) in ERRORS.items():
+    for status, (kind, text) in errors.items():
         message = text.format_map(
             {"max_body_mib": gateway.max_body_mib, "request_timeout_s": gateway.request_timeout_s}
         )

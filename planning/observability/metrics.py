@@ -56,6 +56,12 @@ NOTIFICATIONS_FAILED = _metric(
     "alertmanager_notifications_failed_total", "alerts not delivered, by integration; 0 from the start"
 )
 
+TUNNEL_CONNECTIONS = _metric(
+    "cloudflared_tunnel_ha_connections",
+    "connections of the connector to Cloudflare; four when all is well",
+    "only-with-ingress",
+)
+
 GPU_TEMPERATURE = _metric("DCGM_FI_DEV_GPU_TEMP", "temperature, degrees Celsius", "only-with-gpu")
 GPU_UTILISATION = _metric("DCGM_FI_DEV_GPU_UTIL", "share of time with a kernel running, per cent", "only-with-gpu")
 GPU_POWER = _metric("DCGM_FI_DEV_POWER_USAGE", "power draw, W", "only-with-gpu")

@@ -173,6 +173,10 @@ def _grafana(spec: StackSpec, port: int) -> ContainerPlan:
     from planning.observability.grafana import ENVIRONMENT, files
 
     image = spec.images["grafana"]
+    ingress = spec.file.network.ingress
+    outside = [name for name, host in ingress.hostnames.items() if host.to == "grafana"] if ingress else []
+    # Links in its pages begin so; it answers on loopback all the same.
+    url = f"https://{outside[0]}/" if outside else f"http://127.0.0.1:{port}/"
     return ContainerPlan(
         service="grafana",
         host=gateway_host(spec),
@@ -180,7 +184,7 @@ def _grafana(spec: StackSpec, port: int) -> ContainerPlan:
         image=image.ref,
         # The image's own user, who owns its data folder.
         user="472:0",
-        env={**ENVIRONMENT, "GF_SERVER_ROOT_URL": f"http://127.0.0.1:{port}/"},
+        env={**ENVIRONMENT, "GF_SERVER_ROOT_URL": url},
         files=files(spec),
         mounts=(VolumeMount(source="grafana", target="/var/lib/grafana", read_only=False),),
         tmpfs={"/tmp": "size=64m,mode=1777"},

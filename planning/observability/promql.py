@@ -8,9 +8,9 @@ import json
 from dataclasses import dataclass
 from typing import Literal
 
-Appears = Literal["always", "after-traffic", "only-with-failure", "only-with-gpu"]
+Appears = Literal["always", "after-traffic", "only-with-failure", "only-with-gpu", "only-with-ingress"]
 """When a metric has series: from the target's start, after its first request, after something went wrong
-(a failed request, a preemption …), or on hosts with an NVIDIA GPU."""
+(a failed request, a preemption …), on hosts with an NVIDIA GPU, or in stacks that the internet reaches."""
 
 
 Matchers = tuple[tuple[str, Literal["=", "!=", "=~", "!~"], str], ...]

@@ -58,6 +58,7 @@ def alerts(spec: StackSpec) -> tuple[Alert, ...]:
         *_gateway(spec),
         *_host(),
         *_delivery(spec),
+        *(_ingress() if spec.file.network.ingress else ()),
         *(_gpus(spec) if watches_gpus(spec) else ()),
     )
 
@@ -266,6 +267,19 @@ def _delivery(spec: StackSpec) -> list[Alert]:
             severity="warning",
             summary="Alertmanager can't reach the webhook",
             description="Alerts are seen in its pages only.",
+        )
+    ]
+
+
+def _ingress() -> list[Alert]:
+    return [
+        Alert(
+            name="IngressDown",
+            expr=promql("% < 1", select(m.TUNNEL_CONNECTIONS)),
+            for_s=60,
+            severity="critical",
+            summary="No connection to Cloudflare stands",
+            description="Nobody outside reaches the stack; on the hosts' own networks it answers.",
         )
     ]
 

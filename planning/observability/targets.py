@@ -6,9 +6,12 @@ import yaml
 
 from planning.names import (
     ALERTMANAGER_PORT,
+    CONNECTOR_METRICS_PORT,
+    CONNECTOR_SERVICE,
     DCGM_EXPORTER_PORT,
     LITELLM_PORT,
     NODE_EXPORTER_PORT,
+    OUTSIDE_METRICS_PORT,
     PROMETHEUS_PORT,
     VLLM_PORT,
     litellm_service,
@@ -58,6 +61,11 @@ def prometheus_yml(spec: StackSpec) -> str:
         _job("prometheus", f"prometheus:{PROMETHEUS_PORT}"),
         _job("alertmanager", f"alertmanager:{ALERTMANAGER_PORT}"),
     ]
+    if spec.file.network.ingress:
+        # By way of nginx: who holds the connector must not reach Prometheus.
+        jobs.append(
+            _job("ingress", f"nginx:{OUTSIDE_METRICS_PORT}", instance=f"{CONNECTOR_SERVICE}:{CONNECTOR_METRICS_PORT}")
+        )
     if watches_gpus(spec):
         dcgm = _per_host("dcgm", DCGM_EXPORTER_PORT, spec, lambda host: bool(gpus(spec, host)))
         jobs.append({"job_name": "dcgm", "static_configs": dcgm})
@@ -75,8 +83,8 @@ def prometheus_yml(spec: StackSpec) -> str:
     return yaml.safe_dump(config, sort_keys=False)
 
 
-def _job(name: str, target: str) -> dict[str, object]:
-    return {"job_name": name, "static_configs": [{"targets": [target]}]}
+def _job(name: str, target: str, **labels: str) -> dict[str, object]:
+    return {"job_name": name, "static_configs": [{"targets": [target], **({"labels": labels} if labels else {})}]}
 
 
 def _per_host(

@@ -7,6 +7,9 @@ from pydantic import AfterValidator, Field, StringConstraints
 
 from stack_configs.schema.base import Frozen, Name
 
+LABEL = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+DOMAIN = rf"^({LABEL}\.)+{LABEL}$"
+
 CloudflareId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 """An account or a zone as Cloudflare's dashboard shows it under "API": 32 hex digits."""
 
@@ -15,8 +18,8 @@ Email = Annotated[str, StringConstraints(pattern=r"^[^\s@]+@[^\s@]+\.[^\s@]+$")]
 AccessGroup = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
 """The UUID of an Access group, which its page in Cloudflare's dashboard shows."""
 
-Domain = Annotated[str, StringConstraints(pattern=r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z0-9-]{2,63}$")]
-"""A DNS name in lower case, without a dot at its end."""
+Domain = Annotated[str, StringConstraints(pattern=DOMAIN)]
+"""A full DNS name in lower case, without a dot at its end."""
 
 Addresses = Annotated[str, AfterValidator(lambda text: str(ip_network(text)))]
 """An IP address or network, of either version: `203.0.113.0/24`."""
@@ -45,8 +48,8 @@ class Hostname(Frozen):
     to: Literal["api", "grafana"]
     """What it leads to: the OpenAI-compatible API, or Grafana's pages."""
     guards: tuple[Guard, ...] = ()
-    """What stands before it: `keys` (the gateway's API keys), `access` (Cloudflare Access). The API always asks for keys;
-    pages that a browser opens must be behind Access."""
+    """What stands before it: `keys` (the gateway's API keys), `access` (Cloudflare Access). The API always asks for
+    keys; pages that a browser opens must be behind Access."""
     access: Access | None = None
     """Who passes Access; for the guard `access`."""
     allow_from: tuple[Addresses, ...] = ()
@@ -71,9 +74,9 @@ class Ingress(Frozen):
     """Cloudflare's account ID."""
     zone: Zone
     """Where DNS records are made."""
-    team: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+    team: Annotated[str, StringConstraints(pattern=f"^{LABEL}$")]
     """The Zero Trust team name: `example`, of example.cloudflareaccess.com."""
-    hostnames: Annotated[dict[str, Hostname], Field(min_length=1)]
+    hostnames: Annotated[dict[Domain, Hostname], Field(min_length=1)]
     """Full names in the zone; what has no name here can't be reached from outside."""
 
 

@@ -16,6 +16,7 @@ ImageName = Literal[
     "node-exporter",
     "dcgm-exporter",
     "grafana",
+    "cloudflared",
 ]
 
 CudaVersion = Annotated[str, StringConstraints(pattern=r"^\d{2}\.\d{1,2}$")]

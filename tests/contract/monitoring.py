@@ -14,7 +14,18 @@ GPU = "GPU-5b4e07f6-3a86-4340-039d-25f2a83cdc43"
 """The card of tests/fixtures/expositions/dcgm.prom."""
 
 
-def monitored(*, gpus: bool = True, grafana: bool = True, webhook: str | None = None, **model: object) -> StackSpec:
+INGRESS = {
+    "provider": "cloudflare",
+    "account_id": "0123456789abcdef0123456789abcdef",
+    "zone": {"name": "example.org", "id": "fedcba9876543210fedcba9876543210"},
+    "team": "example",
+    "hostnames": {"llm.example.org": {"to": "api", "guards": ["keys"]}},
+}
+
+
+def monitored(
+    *, gpus: bool = True, grafana: bool = True, webhook: str | None = None, ingress: bool = False, **model: object
+) -> StackSpec:
     """A stack `dev` with one model `chat`, on images as built here; more of the model by keyword.
 
     With `gpus`, an 8B model on an H100: the ledger is sure of 385,104 tokens of KV cache.
@@ -43,6 +54,7 @@ def monitored(*, gpus: bool = True, grafana: bool = True, webhook: str | None = 
                     "prometheus": {"scrape_interval_s": 1, "port": 29090},
                     "alertmanager": {"webhook_url": webhook, "port": 29093},
                 },
+                "network": {"ingress": INGRESS if ingress else None},
             },
             "images": {name: {"ref": ref, "starts_in_s": 1} for name, ref in images.items()},
             "local_gpus": [GPU] if gpus else [],

@@ -9,7 +9,7 @@ from planning.observability.rules import alerts, rules_yml
 from tests.contract.monitoring import monitored, planned_files, run_tool
 
 CASES: dict[str, list[dict[str, Any]]] = yaml.safe_load((Path(__file__).parent / "rules" / "cases.yaml").read_text())
-EVERYTHING = monitored(webhook="http://127.0.0.1:9/")
+EVERYTHING = monitored(webhook="http://127.0.0.1:9/", ingress=True)
 
 
 def test_promtool_accepts_configuration_and_rules(tmp_path: Path) -> None:

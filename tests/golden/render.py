@@ -33,6 +33,10 @@ def rendered(plan: StackPlan) -> dict[str, str]:
             settings = {key: value for key, value in step.settings.items() if key != "AFTER"}
             described = {"summary": step.summary, "timeout_s": step.timeout_s, "settings": _plain(settings)}
             texts[f"{plan.stack}/{host.name}-{step.name}.yaml"] = _yaml(described)
+    if plan.ingress:
+        described = {field.name: _plain(getattr(plan.ingress, field.name)) for field in fields(plan.ingress)}
+        del described["connector"]  # a container like the others
+        texts[f"{plan.stack}/ingress.yaml"] = _yaml(described)
     for container in plan.containers:
         at = f"{plan.stack}/{container.service}"
         texts[f"{at}.yaml"] = _yaml(_described(container))

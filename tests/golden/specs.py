@@ -68,6 +68,30 @@ def two_models() -> dict[str, Any]:
     }
 
 
+def ingress() -> dict[str, Any]:
+    """The API for everybody with a key, the API for a team and its machines, and Grafana for the team."""
+    team = {"emails": ["ann@example.org"], "email_domains": ["studio.example"]}
+    return {
+        "provider": "cloudflare",
+        "account_id": "0123456789abcdef0123456789abcdef",
+        "zone": {"name": "example.org", "id": "fedcba9876543210fedcba9876543210"},
+        "team": "example",
+        "hostnames": {
+            "llm.example.org": {"to": "api", "guards": ["keys"], "allow_from": ["203.0.113.0/24", "2001:db8::/32"]},
+            "team.example.org": {
+                "to": "api",
+                "guards": ["keys", "access"],
+                "access": {**team, "service_tokens": ["render"], "session": "8h"},
+            },
+            "graphs.example.org": {
+                "to": "grafana",
+                "guards": ["access"],
+                "access": {**team, "groups": ["aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee"]},
+            },
+        },
+    }
+
+
 def all_specs() -> tuple[StackSpec, ...]:
     dev = stack_file("dev")
     return (
@@ -75,4 +99,5 @@ def all_specs() -> tuple[StackSpec, ...]:
         spec("dev-gpu", dev, local_gpus=(GPU,)),
         spec("two-models", two_models(), weights="random"),
         spec("prod-like", stack_file("prod")),
+        spec("with-ingress", {**dev, "network": {"ingress": ingress()}}),
     )

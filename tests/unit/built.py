@@ -57,20 +57,31 @@ class _Hooks:
 class _Echo(mocks.Mocks):
     """Answers with the inputs, as the real provider does, and with what only Docker knows."""
 
-    def __init__(self, exit_code: int) -> None:
+    def __init__(self, exit_code: int, known: Mapping[str, Mapping[str, Any]]) -> None:
         self.exit_code = exit_code
+        self.known = known
 
     def call(self, args: mocks.MockCallArgs) -> tuple[dict[str, Any], list[tuple[str, str]] | None]:
-        raise AssertionError(f"the program looked something up: {args.token}")
+        assert args.token in self.known, f"the program looked something up: {args.token}"
+        return {**args.args, **self.known[args.token]}, []
 
     def new_resource(self, args: mocks.MockResourceArgs) -> tuple[str | None, dict[str, Any]]:
         known = {"exitCode": self.exit_code, "containerLogs": "the last line"} if args.inputs.get("attach") else {}
-        return f"{args.name}-id", {**args.inputs, **known}
+        return f"{args.name}-id", {**args.inputs, **known, **self.known.get(args.typ, {})}
 
 
-def built(program: Callable[[], None], *, stack: str = "dev", exit_code: int = 0) -> list[Made]:
-    """All resources that `program` registers, in order. Raises what the program raises."""
-    monitor = _Monitor(_Echo(exit_code))
+def built(
+    program: Callable[[], None],
+    *,
+    stack: str = "dev",
+    exit_code: int = 0,
+    known: Mapping[str, Mapping[str, Any]] | None = None,
+) -> list[Made]:
+    """All resources that `program` registers, in order. Raises what the program raises.
+
+    `known`: what only the provider knows, by the token of a resource or of a question that the program may ask.
+    """
+    monitor = _Monitor(_Echo(exit_code, known or {}))
     mocks.set_mocks(monitor.mocks, project="inference-stack", stack=stack, preview=False, monitor=monitor)
     SETTINGS.callbacks = cast(Any, _Hooks())
     SETTINGS.rpc_manager.clear()

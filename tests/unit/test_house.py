@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-DOMAINS = {"gateway", "hosts", "observability", "serving"}
+DOMAINS = {"gateway", "hosts", "network", "observability", "serving"}
 UPLOADED = "files"
 """Folders of programs that run inside containers: they import what their image has."""
 
@@ -91,6 +91,13 @@ def test_planning_knows_the_schema_alone(path: Path) -> None:
 def test_one_module_talks_to_docker() -> None:
     every = modules("components", "planning", "stack_configs", "tools", "__main__.py")
     assert [named(path) for path in every if "pulumi_docker" in tops(path)] == ["components/containers.py"]
+
+
+def test_one_module_talks_to_cloudflare_and_only_a_stack_with_an_ingress_loads_it() -> None:
+    every = modules("components", "planning", "stack_configs", "tools", "__main__.py")
+    own = "components/network/tunnel_ingress.py"
+    assert [named(path) for path in every if "pulumi_cloudflare" in tops(path)] == [own]
+    assert "pulumi_cloudflare" not in fresh("components.stack", "planning.stack", "stack_configs.load")
 
 
 def test_one_module_runs_scripts_on_hosts() -> None:

@@ -69,7 +69,7 @@ def test_every_replica_is_scraped_under_its_models_name() -> None:
 
 def test_every_alert_leads_to_a_section_of_the_docs() -> None:
     sections = re.findall(r"^## (\w+)$", (REPO / "docs" / "alerts.md").read_text(), re.MULTILINE)
-    names = [alert.name for alert in alerts(monitored(webhook="http://127.0.0.1:9/"))]
+    names = [alert.name for alert in alerts(monitored(webhook="http://127.0.0.1:9/", ingress=True))]
     assert sorted(set(names)) == sorted(sections)
     for alert in alerts(monitored()):
         assert alert.runbook == f"docs/alerts.md#{alert.name.lower()}"
@@ -77,7 +77,7 @@ def test_every_alert_leads_to_a_section_of_the_docs() -> None:
 
 def test_every_metric_in_a_query_is_a_known_selector() -> None:
     """Selectors are known because queries are built of them; nothing may be written past that."""
-    metric = re.compile(r"\b(?:vllm:|litellm_|node_|DCGM_|alertmanager_)\w+|\bup\b")
+    metric = re.compile(r"\b(?:vllm:|litellm_|node_|DCGM_|alertmanager_|cloudflared_)\w+|\bup\b")
     for query in all_queries(monitored(webhook="http://127.0.0.1:9/")):
         names = [s.metric.name for s in query.expr.selectors]
         # Names of labels begin like metrics do.

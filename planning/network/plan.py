@@ -1,0 +1,49 @@
+"""What a way in from outside consists of, once it is decided."""
+
+from dataclasses import dataclass
+
+from planning.containers import ContainerPlan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Application:
+    """An Access application: who passes on the way to one hostname."""
+
+    hostname: str
+    session: str
+    emails: tuple[str, ...]
+    email_domains: tuple[str, ...]
+    groups: tuple[str, ...]
+    service_tokens: tuple[str, ...]
+    """Names of the stack's service tokens."""
+
+    @property
+    def people(self) -> bool:
+        """Whether anybody may log in, besides machines."""
+        return bool(self.emails or self.email_domains or self.groups)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """One rule of the tunnel: a hostname, and whether requests for it must carry what Access signed."""
+
+    hostname: str
+    service: str
+    access: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngressPlan:
+    """A Cloudflare tunnel, all that is made for it there, and the connector here."""
+
+    tunnel: str
+    """Its name in Cloudflare's dashboard."""
+    account_id: str
+    zone_id: str
+    team: str
+    rules: tuple[Rule, ...]
+    otherwise: str
+    """The service of all other hostnames; it is the last rule."""
+    applications: tuple[Application, ...]
+    service_tokens: tuple[str, ...]
+    connector: ContainerPlan
