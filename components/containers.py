@@ -156,6 +156,7 @@ def run_container(
             for p in plan.ports
         ]
         or None,
+        sysctls=dict(plan.sysctls) or None,
         # How it lives.
         restart="no" if plan.job else "unless-stopped",
         must_run=not plan.job,

@@ -75,6 +75,8 @@ class ContainerPlan:
     aliases: tuple[str, ...] = ()
     """More DNS names on `inner`; containers that share one are found together."""
     ports: tuple[PublishedPort, ...] = ()
+    sysctls: Mapping[str, str] = field(default_factory=dict)
+    """Settings of the kernel's for the container's own network: `net.ipv4.…` → value."""
     memory_mib: int
     shm_mib: int = 64
     max_processes: int = 256

@@ -71,6 +71,8 @@ class Sandbox:
             options += ["--cap-add", capability]
         for path, how in plan.tmpfs.items():
             options += ["--tmpfs", f"{path}:{how}"]
+        for key, value in plan.sysctls.items():
+            options += ["--sysctl", f"{key}={value}"]
         for key, value in plan.env.items():
             options += ["--env", f"{key}={value}"]
         for mount in plan.mounts:

@@ -66,6 +66,7 @@ def plan_litellm(spec: StackSpec) -> tuple[ContainerPlan, ...]:
             files=files,
             tmpfs={"/tmp": "size=64m,mode=1777"},
             networks=networks,
+            sysctls=SYSCTLS,
             aliases=(LITELLM_ALIAS,),
             memory_mib=512 + LARGEST_AT_ONCE * 6 * spec.file.gateway.max_body_mib,
             max_processes=128,  # 16 threads were seen under load
@@ -92,7 +93,24 @@ ENV = {
     "NO_REDOC": "True",
     "NO_OPENAPI": "True",
     "GRACEFUL_SHUTDOWN_TIMEOUT": str(DRAIN_S),
+    # While an engine computes, its connection says nothing: the kernel asks whether the host is there, and takes 15 s
+    # of silence (5, and 5 times 2) for its end. LiteLLM's `constants.py` has these names.
+    "AIOHTTP_SO_KEEPALIVE": "True",
+    "AIOHTTP_TCP_KEEPIDLE": "5",
+    "AIOHTTP_TCP_KEEPINTVL": "2",
+    "AIOHTTP_TCP_KEEPCNT": "5",
 }
+
+SYSCTLS = {"net.ipv4.tcp_retries2": "5", "net.ipv4.tcp_syn_retries": "1"}
+"""How long the kernel tries to reach an engine on a host that has lost its power, in LiteLLM's own network.
+
+What was sent and is not acknowledged is given up at the sixth time-out, each twice as long as the one before: 63 times
+the first, 12.6 s in all; more on a slow network, whose round trip makes the first longer than 0.2 s. Connecting is given
+up after 3 s, and LiteLLM connects six times: each of its tries twice. Linux' own values are 15 minutes and 2. Measured with
+every packet dropped: the fallback had answered after 29 s what was asked on open connections, after 36 s what waited
+for its answer, after 19 s what was asked later.
+Source: https://docs.kernel.org/networking/ip-sysctl.html, `tcp_retries2` and `tcp_syn_retries`.
+"""
 
 
 def proxy_config(spec: StackSpec) -> ProxyConfig:

@@ -73,6 +73,12 @@ def test_ports_are_published_on_loopback() -> None:
     ]
 
 
+def test_settings_of_the_kernel_hold_for_the_container_alone() -> None:
+    plan = replace(PLAN, sysctls={"net.ipv4.tcp_retries2": "5"})
+    assert container(run(plan), "web").inputs["sysctls"] == {"net.ipv4.tcp_retries2": "5"}
+    assert "sysctls" not in container(run(PLAN), "web").inputs
+
+
 def test_exceptions_are_the_only_way_out_of_hardening() -> None:
     plan = replace(PLAN, exceptions={"writable": "a reason", "host-pid": "a reason"}, capabilities=("CHOWN",))
     inputs = container(run(plan), "web").inputs

@@ -79,6 +79,16 @@ def test_streams_have_time_to_end_at_a_stop() -> None:
     assert (plan.nginx.stop_signal, plan.nginx.stop_grace_s > SHUTDOWN_S) == ("SIGQUIT", True)
 
 
+def test_a_dead_host_is_given_up_long_before_its_answer_would_be() -> None:
+    (litellm,) = plan_gateway(gateway_spec()).litellm
+    idle, interval, count = (int(litellm.env[f"AIOHTTP_TCP_KEEP{name}"]) for name in ("IDLE", "INTVL", "CNT"))
+    asked_s = idle + interval * count
+    sent_s = 0.2 * (2 ** (int(litellm.sysctls["net.ipv4.tcp_retries2"]) + 1) - 1)
+    connecting_s = 6 * (2 ** (int(litellm.sysctls["net.ipv4.tcp_syn_retries"]) + 1) - 1)
+    assert litellm.env["AIOHTTP_SO_KEEPALIVE"] == "True"
+    assert max(asked_s, sent_s) + connecting_s < 45
+
+
 def test_a_large_body_fits_the_memory_of_nginx() -> None:
     for body in (1, 20, 1024):
         nginx = plan_gateway(gateway_spec(max_body_mib=body)).nginx
