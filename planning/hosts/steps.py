@@ -68,7 +68,10 @@ def plan_host(name: str, spec: StackSpec) -> HostPlan:
 @cache
 def script(step: StepName) -> str:
     """What every step shares, and the step's own part, whose last line runs it."""
-    return (SCRIPTS / "lib.sh").read_text() + "\n" + (SCRIPTS / f"{step}.sh").read_text()
+    shared = (SCRIPTS / "lib.sh").read_text() + "\n" + (SCRIPTS / f"{step}.sh").read_text()
+    # A program of its own, which `engine` puts on the host.
+    fence = f"FENCE={shlex.quote((SCRIPTS / 'fence.sh').read_text())}\n" if step == "engine" else ""
+    return fence + shared
 
 
 def text(step: Step) -> str:

@@ -123,7 +123,8 @@ def test_contributing_names_each_folder_of_tests_once() -> None:
 def told() -> str:
     """Every text in our sources, with strings that go on over lines joined."""
     folders = ("components", "images", "planning", "stack_configs", "tools")
-    sources = "\n".join(path.read_text() for folder in folders for path in (ROOT / folder).rglob("*.py"))
+    found = (path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".sh"))
+    sources = "\n".join(path.read_text() for path in found)
     return re.sub(r'"\s*\n\s*(\+ )?\(?f?"', "", sources)
 
 

@@ -4,6 +4,9 @@
 DAEMON=/etc/docker/daemon.json
 CDI=/var/run/cdi/nvidia.yaml
 IMAGE=inference-stack/gpu-check
+FENCE_PROGRAM=/usr/local/sbin/inference-stack-fence
+FENCE_UNIT=/etc/systemd/system/inference-stack-fence
+FENCE_LOOKS_S=15
 
 apply() {
   must_repair_dpkg
@@ -18,6 +21,7 @@ apply() {
     drop /etc/apt/preferences.d/inference-stack-toolkit /etc/apt/apt.conf.d/60inference-stack-toolkit
   fi
   hold "${HELD[@]}"
+  fence
   if [[ $WANT_TOOLKIT ]] && driver_is_loaded; then
     cdi_files
     # One GPU that is gone doesn't keep the models of the others from starting.
@@ -36,6 +40,7 @@ undo() {
     /etc/apt/apt.conf.d/60inference-stack-docker /etc/apt/apt.conf.d/60inference-stack-toolkit
   unhold_ours
   settled gpus
+  no_fence
   if [[ -e $STATE/docker-login ]]; then
     gpasswd -d "$(cat "$STATE/docker-login")" docker >/dev/null 2>&1 && say "took $(cat "$STATE/docker-login") out of the group docker"
     rm "$STATE/docker-login"
@@ -139,6 +144,47 @@ login() { # Pulumi's Docker provider reaches the socket as the user of `connecti
     usermod -aG docker "$LOGIN"
     say "put $LOGIN into the group docker, which is as good as root"
   fi
+}
+
+fence() { # replicas that Docker would start again in vain are stopped: see fence.sh
+  put "$FENCE_PROGRAM" <<<"$FENCE"
+  chmod 755 "$FENCE_PROGRAM"
+  put "$FENCE_UNIT.service" <<END
+[Unit]
+Description=Stop replicas that Docker would start again in vain
+After=docker.service
+[Service]
+Type=oneshot
+ExecStart=$FENCE_PROGRAM
+# A look each $FENCE_LOOKS_S s: only what it does is worth a line.
+LogLevelMax=notice
+END
+  put "$FENCE_UNIT.timer" <<END
+[Unit]
+Description=Look for replicas that Docker would start again in vain
+[Timer]
+OnBootSec=60
+OnUnitInactiveSec=$FENCE_LOOKS_S
+AccuracySec=1s
+[Install]
+WantedBy=timers.target
+END
+  if [[ $(systemctl show -p NeedDaemonReload --value inference-stack-fence.service inference-stack-fence.timer) == *yes* ]]; then
+    systemctl daemon-reload
+  fi
+  enable_unit --now inference-stack-fence.timer
+}
+
+no_fence() { # what it has stopped stays so
+  local file
+  if [[ -e $FENCE_UNIT.timer ]]; then
+    systemctl -q disable --now inference-stack-fence.timer
+    systemctl stop inference-stack-fence.service
+    drop "$FENCE_UNIT.timer" "$FENCE_UNIT.service" "$FENCE_PROGRAM"
+    systemctl daemon-reload
+  fi
+  rm -rf /run/inference-stack-fence
+  for file in "$STATE"/pending/fenced-*; do settled "${file##*/}"; done
 }
 
 start_drained() { # models that `reboot` stopped. Sets NOT_STARTED, which the next run tries again, and WHY
