@@ -43,6 +43,7 @@ def differences(name: str, spec: StackSpec, facts: Facts, before: Facts | None =
         *(() if _unread(facts, "dpkg", "apt-mark") else _packages(host, spec, facts)),
         *(() if _unread(facts, "/sys/module", "/proc/driver", "dkms") else _driver(host, spec, facts)),
         *(() if _unread(facts, "Docker:", "docker", "nvidia-ctk", "/etc/cdi") else _engine(host, spec, facts)),
+        *_fenced(facts),
     ]
     return tuple(sorted(found, key=lambda difference: STEPS.index(difference.step)))
 
@@ -122,6 +123,13 @@ def _is_module(key: str, kernel: str, version: str) -> bool:
     """Whether a line of `dkms status`, such as `nvidia/580.105.08 6.1.0-50-amd64`, is of this driver and kernel."""
     module, _, of = key.partition(" ")
     return of == kernel and is_build(version, module.partition("/")[2])
+
+
+def _fenced(facts: Facts) -> Iterator[Difference]:
+    """Replicas that the host has stopped, since Docker would only have started them again in vain."""
+    for name, why in facts.pending.items():
+        if name.startswith("fenced-"):
+            yield Difference(step="engine", says=why, by_step=False)
 
 
 def _engine(host: Host, spec: StackSpec, facts: Facts) -> Iterator[Difference]:

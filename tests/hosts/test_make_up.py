@@ -120,9 +120,11 @@ def test_logs_come_from_the_host(site: Site) -> None:
         "tar -C / -c bin lib lib64 usr/bin usr/lib usr/lib64 2>/dev/null | docker import - tiny >/dev/null"
     )
     site.host.inside(f"docker run -d --name inference-{STACK}-hello {label} tiny bash -c 'echo I am here; sleep 1000'")
+    site.host.put(f"/var/lib/inference-stack/pending/fenced-inference-{STACK}-hello", "hello is fenced since noon\n")
     listed = site.clone.setup("logs").stdout
     assert "one\n" in listed
     assert "hello" in listed
+    assert "hello is fenced since noon\n" in listed
     assert site.clone.setup("logs", "SERVICE=hello").stdout == "I am here\n"
     site.host.inside(f"docker rm --force inference-{STACK}-hello")
 

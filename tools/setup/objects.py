@@ -61,6 +61,12 @@ def places(stack: str) -> dict[str, tuple[str, ...]]:
     return {host: ("ssh", "-F", ssh_config(stack), "-T", host, "--") for host in hosts}
 
 
+def fenced(on: tuple[str, ...]) -> list[str]:
+    """Why a host has stopped replicas (planning/hosts/scripts/fence.sh), a line each; none where it doesn't answer."""
+    argv = there(on, "sh", "-c", "cat /var/lib/inference-stack/pending/fenced-*")
+    return subprocess.run(argv, cwd=paths.REPO, capture_output=True, text=True, check=False).stdout.splitlines()
+
+
 def ssh_config(stack: str) -> str:
     """Where the program writes ssh's configuration (components/ssh.py), relative to the repository."""
     return f".state/ssh/{stack}/config"

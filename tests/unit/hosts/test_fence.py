@@ -1,10 +1,18 @@
-"""What no test host can show of fence.sh: a process that the kernel lets nobody end. Docker is a stand-in."""
+"""What no test host can show of fence.sh, a process that the kernel lets nobody end, and what is told of its notes.
+
+Docker is a stand-in. All else of fence.sh is run on a host: tests/hosts/test_crashes.py.
+"""
 
 import os
 import subprocess
 from pathlib import Path
 
+import pytest
+
+from planning.hosts.drift import Difference, differences, repairs
 from planning.hosts.steps import SCRIPTS
+from tests.unit.hosts import prepared, shaped
+from tools.setup import objects, over_ssh
 
 ID = "1f" * 32
 DOCKER = f"""#!/bin/sh
@@ -47,3 +55,19 @@ def test_what_can_not_be_ended_is_told_once_and_not_tried_again(tmp_path: Path) 
     (tmp_path / "restarts").write_text("0")
     assert "stop" not in look(tmp_path)
     assert not note.exists()
+
+
+def test_a_fenced_replica_is_drift_that_a_person_mends() -> None:
+    spec = prepared.spec()
+    why = "inference-prod-chat-0 is fenced since 2026-11-21 12:00 UTC: it died 6 times within 3600 s"
+    facts = prepared.facts(spec, pending={"fenced-inference-prod-chat-0": why})
+    assert differences(shaped.HOST, spec, facts) == (Difference(step="engine", says=why, by_step=False),)
+    assert repairs(shaped.HOST, spec, facts) == {}
+
+
+def test_make_up_ends_with_what_is_fenced(monkeypatch: pytest.MonkeyPatch) -> None:
+    why = {"one": ["chat-0 is fenced since noon: it hangs", "chat-1 is, too"], "two": []}
+    monkeypatch.setattr(objects, "places", lambda _stack: {host: (host,) for host in why})
+    monkeypatch.setattr(objects, "fenced", lambda on: why[on[0]])
+    said = over_ssh.report("prod", "one", {}, None, 1).splitlines()
+    assert [line for line in said if "two" in line or "one" in line] == [f"  one: {line}" for line in why["one"]]
