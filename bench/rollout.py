@@ -38,6 +38,7 @@ from planning.names import VLLM_PORT
 from planning.stack import plan_stack
 from stack_configs.schema.stack import StackSpec
 from tests.contract.gateway import free_port
+from tests.deploy.clone import remove_leftovers
 from tests.docker_run import Sandbox, docker, need_image
 from tests.hosts.engine import Project
 from tools.setup import images
@@ -65,7 +66,7 @@ class Load:
     answered: list[tuple[str, float, float]] = field(default_factory=list)
     """Kind, begin, end."""
     refused: list[float] = field(default_factory=list)
-    """503 with Retry-After."""
+    """How long each 503 with Retry-After took, seconds."""
     failed: list[str] = field(default_factory=list)
     bytes_at: list[float] = field(default_factory=list)
     """When something of an answer came."""
@@ -98,7 +99,7 @@ class Load:
                     continue
             except openai.APIStatusError as error:
                 if error.status_code == 503 and error.response.headers.get("retry-after"):
-                    self.refused.append(time.time())
+                    self.refused.append(time.time() - began)
                 else:
                     self.failed.append(f"{kind}: {error}")
             except (openai.OpenAIError, EarlyEnd) as error:
@@ -127,7 +128,8 @@ class Load:
         kinds = Counter(kind for kind, _, _ in self.answered)
         longest = {kind: max(end - begin for k, begin, end in self.answered if k == kind) for kind in kinds}
         answers = ", ".join(f"{kinds[kind]} {kind} (longest {longest[kind]:.1f} s)" for kind in sorted(kinds))
-        return f"answered {answers}; refused {len(self.refused)}; failed {len(self.failed)}"
+        refused = f"{len(self.refused)}" + (f" (longest {max(self.refused):.1f} s)" if self.refused else "")
+        return f"answered {answers}; refused {refused}; failed {len(self.failed)}"
 
 
 class EarlyEnd(Exception):
@@ -288,6 +290,7 @@ def main() -> int:
     given = parser.parse_args()
     cases = [case for case in CASES if case in (given.case or CASES)]
     run_step("Images", lambda step: images.build(list(IMAGES), step))
+    remove_leftovers(STACK)
     good = True
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)  # where Pulumi starts programs and plugins
@@ -319,7 +322,7 @@ def main() -> int:
                 good &= told_of(gap, sum(bare) / len(bare), load)
         finally:
             project.destroy()
-            docker("volume", "rm", f"inference-{STACK}-models", check=False)
+            remove_leftovers(STACK)
             os.chdir("/")
     return 0 if good else 1
 

@@ -21,6 +21,7 @@ import pulumi
 from pulumi import ErrorHook, ErrorHookArgs, ResourceHook, ResourceHookArgs, ResourceHookBinding
 
 from planning.containers import ContainerPlan
+from planning.names import COOLDOWN_S
 
 PREVIOUS = "-previous-"
 """Between a container's name and the first digits of its id, while it is kept for the way back."""
@@ -31,6 +32,9 @@ RELEASE_S = 60
 SPARE_S = 60
 """What a replacement may take besides ending, giving memory back and starting, before the host undoes it by itself."""
 RC_OF_SSH = 255
+
+_ready_at: list[float] = []
+"""When each replacement of this run was ready, on the monotonic clock."""
 
 BRING_BACK = """\
 name=$1 old=$2
@@ -86,12 +90,15 @@ def way_back(plan: ContainerPlan, name: str, shell: tuple[str, ...] = ()) -> Res
         found = await asyncio.to_thread(_current, here, name)
         if found:
             kept.append(found)
+            await asyncio.sleep(_left_out_for_s(time.monotonic()))
             pulumi.log.info(f"{plan.service}: the container before finishes its requests, and stops")
             await asyncio.to_thread(_put_aside, here, plan, found)
 
     async def let_go(_args: ResourceHookArgs) -> None:
         if kept:
-            await asyncio.to_thread(_disarm, here, name)
+            _ready_at.append(time.monotonic())
+            if shell:
+                await asyncio.to_thread(_disarm, here, name)
 
     async def bring_back(args: ErrorHookArgs) -> bool:
         if args.failed_operation == "create" and kept:
@@ -101,9 +108,17 @@ def way_back(plan: ContainerPlan, name: str, shell: tuple[str, ...] = ()) -> Res
 
     return ResourceHookBinding(
         before_create=[ResourceHook(f"{plan.service}-make-room", make_room)],
-        after_create=[ResourceHook(f"{plan.service}-let-go", let_go)] if shell else None,
+        after_create=[ResourceHook(f"{plan.service}-let-go", let_go)],
         on_error=[ErrorHook(f"{plan.service}-bring-back", bring_back)],
     )
+
+
+def _left_out_for_s(now: float) -> float:
+    """How long the gateway may yet leave out what was replaced before, seconds.
+
+    It asked while nobody answered there, so it asks nobody there for a while: who stops now leaves none to ask.
+    """
+    return max([0.0, *(at + COOLDOWN_S - now for at in _ready_at)])
 
 
 def _put_aside(docker: Docker, plan: ContainerPlan, found: Kept) -> None:

@@ -25,6 +25,9 @@ OUTSIDE_METRICS_PORT = 8083
 OUTSIDE_VOLUME = "outside"
 """Holds the socket on which nginx takes what a tunnel hands over."""
 
+COOLDOWN_S = 10
+"""How long the gateway leaves out a replica that failed it, seconds; also one that is back meanwhile."""
+
 
 def replica_service(model: str, index: int) -> str:
     """The service (and DNS) name of a model's replica: `chat-0`."""

@@ -15,7 +15,7 @@ from planning.gateway.litellm_config import (
     RetryPolicy,
     RouterSettings,
 )
-from planning.names import LITELLM_ALIAS, LITELLM_PORT, litellm_service, uid_of
+from planning.names import COOLDOWN_S, LITELLM_ALIAS, LITELLM_PORT, litellm_service, uid_of
 from planning.placement import engine_url, gateway_host, placed, served
 from stack_configs.schema.gateway import Gateway
 from stack_configs.schema.stack import StackSpec
@@ -139,7 +139,7 @@ def proxy_config(spec: StackSpec) -> ProxyConfig:
             retry_policy=RetryPolicy(TimeoutErrorRetries=0),
             retry_after=0,
             allowed_fails=3,
-            cooldown_time=10,
+            cooldown_time=COOLDOWN_S,
             fallbacks=tuple({name: targets} for name, targets in _fallbacks(spec).items()),
             timeout=timeout,
             stream_timeout=stream_timeout,

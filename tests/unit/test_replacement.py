@@ -51,6 +51,18 @@ def test_the_old_container_is_stopped_and_kept_under_another_name(ran: Ran) -> N
     assert ran == [f"docker stop {OLD.ident}", f"docker rename {OLD.ident} {NAME}-previous-01234567"]
 
 
+@pytest.mark.parametrize(
+    ("ready", "waits"),
+    [([], 0), ([100.0], 9.0), ([50.0], 0), ([95.0, 100.0], 9.0)],
+    ids=["nothing was replaced", "one a second ago", "one long ago", "the last counts"],
+)
+def test_nobody_is_stopped_while_the_gateway_may_leave_out_the_one_before(
+    monkeypatch: pytest.MonkeyPatch, ready: list[float], waits: float
+) -> None:
+    monkeypatch.setattr(replacement, "_ready_at", ready)
+    assert replacement._left_out_for_s(101.0) == waits
+
+
 def test_with_the_memory_back_the_new_one_may_start(ran: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
     others = [(GPU, "99", "another model", "900"), ("GPU-of-another-model", "41", "x", "1")]
     answer(monkeypatch, lambda _docker: others)
