@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from planning.cell import told_of_cell
 from planning.serving.ledger.architecture import NotCovered, architecture_of
 from planning.serving.ledger.cards import MIB, TABLE, Card, card
 from planning.serving.ledger.fit import TYPICAL_TOKENS, Fit, fit_of, refused, splits, variants
@@ -288,6 +289,8 @@ def _stack(given: argparse.Namespace) -> int:
         print(json.dumps({**stack_data(found, given.typical), **told}, indent=2))
     else:
         print("\n".join([stack_text(found, given.typical), *([""] if after else []), *map(str, after)]))
+        if cell := told_of_cell(spec):
+            print(f"\n{cell}")
         for kind, group in (("problem", problems), ("warning", warnings)):
             for one in group:
                 print(f"\n{kind}: {one}")

@@ -1,6 +1,7 @@
 """`make plan`: the ledger as a table and as JSON, and a model that isn't deployed."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,28 @@ def test_a_file_that_cannot_be_counted(
     path.write_text(text)
     assert fit.main(["--model", str(path), "--gpu", "RTX 4090"]) == 2
     assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("hosts", "says"),
+    [
+        (3, None),
+        (4, r"4 hosts over SSH: a preview takes about 0\.3 GiB and 2 s of CPU time .* should hold 48 at most"),
+        (48, r"one stack should hold 48 at most"),
+        (49, r"49 hosts .* split them into 2 stacks of 48 at most"),
+    ],
+)
+def test_what_the_number_of_hosts_costs_whoever_runs_pulumi(
+    hosts: int, says: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = [(f"studio-{number}", [0]) for number in range(hosts)]
+    spec = stack({"chat": {"shape": "Qwen3-8B", "on": places[:1]}}, {name: (R5090,) for name, _ in places})
+    monkeypatch.setattr(fit, "described", lambda _stack: spec)
+    monkeypatch.setattr(fit, "located", lambda _stack, _found: ())
+    fit.main(["--stack", "prod"])
+    said = capsys.readouterr().out
+    assert ("over SSH" in said) == (says is not None)
+    assert re.search(says or "", said)
 
 
 def test_the_shipped_stack_needs_no_keys_to_be_planned(capsys: pytest.CaptureFixture[str]) -> None:
