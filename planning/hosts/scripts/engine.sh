@@ -146,12 +146,12 @@ login() { # Pulumi's Docker provider reaches the socket as the user of `connecti
   fi
 }
 
-fence() { # replicas that Docker would start again in vain are stopped: see fence.sh
+fence() { # replicas that Docker would start again in vain are stopped, those that it couldn't start started: see fence.sh
   put "$FENCE_PROGRAM" <<<"$FENCE"
   chmod 755 "$FENCE_PROGRAM"
   put "$FENCE_UNIT.service" <<END
 [Unit]
-Description=Stop replicas that Docker would start again in vain
+Description=Stop replicas that Docker would start again in vain, start those that it could not
 After=docker.service
 [Service]
 Type=oneshot
@@ -161,9 +161,9 @@ LogLevelMax=notice
 END
   put "$FENCE_UNIT.timer" <<END
 [Unit]
-Description=Look for replicas that Docker would start again in vain
+Description=Look for replicas that Docker would start again in vain, or could not start
 [Timer]
-OnBootSec=60
+OnBootSec=20
 OnUnitInactiveSec=$FENCE_LOOKS_S
 AccuracySec=1s
 [Install]

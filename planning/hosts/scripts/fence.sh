@@ -1,6 +1,8 @@
 #!/bin/bash
 # fence: one look at the replicas of this host. Those that Docker would only start again in vain are stopped, and stay
-# stopped until a person starts them: they died too often within a time, their GPU needs a reset, or they hang.
+# stopped until a person starts them: they died too often within a time, their GPU needs a reset, or they hang. And
+# those that Docker could not start, for which it doesn't try twice, are started: after a boot it is often there before
+# their GPU's CDI file is, and before version 28.2 it knows no CDI yet (github.com/moby/moby/issues/49989).
 # `engine` installs it, with a timer; `systemctl edit inference-stack-fence.service` may set the words below.
 #
 # It keeps nothing that Docker and the kernel keep: the count of restarts is Docker's (a stop or start by hand is none,
@@ -19,30 +21,34 @@ WINDOW_S=${WINDOW_S:-3600} # within this time
 FATAL_XIDS=${FATAL_XIDS:-46 48 62 64 79 95 110 119 120 136 140 143 155 158}
 KERNEL_LOG=${KERNEL_LOG:-_TRANSPORT=kernel} # the journal's entries of it
 ANSWERS_S=30 # longest wait for Docker
-KILLED_S=60 # for `docker stop` to give up on what it can't kill, after the container's own grace
+WORKS_S=60 # longest time for Docker to start a container, or to give up on one that can't be killed after its grace
 NOTES=/var/lib/inference-stack/pending
 SEEN=/run/inference-stack-fence # gone with each boot
 ROW='{{.ID}}|{{.Name}}|{{.State.Running}}|{{.State.StartedAt}}|{{.RestartCount}}'
+ROW+='|{{if and .State.Error (eq .State.Status "exited") (eq .HostConfig.RestartPolicy.Name "unless-stopped")}}yes{{end}}'
 ROW+='|{{if .State.Health}}{{.State.Health.Status}}{{end}}|{{if .Config.Healthcheck}}{{.Config.Healthcheck.StartPeriod.Seconds}}{{end}}'
 ROW+='|{{if .Config.StopTimeout}}{{.Config.StopTimeout}}{{else}}10{{end}}'
 ROW+='|{{range .HostConfig.DeviceRequests}}{{range .DeviceIDs}}{{.}} {{end}}{{end}}'
 
 main() {
-  local ids row id name running started restarts health starts_in_s grace_s gpus why
+  local ids row id name running started restarts failed health starts_in_s grace_s gpus why
   local -A lost=() # GPU -> the driver's words
+  ids=$(timeout "$ANSWERS_S" docker ps --all --quiet --no-trunc --filter "label=$LABEL") || return 0 # Docker is away
   FIRST=
   [[ -d $SEEN ]] || FIRST=yes
   mkdir -p "$SEEN" "$NOTES"
-  ids=$(timeout "$ANSWERS_S" docker ps --all --quiet --no-trunc --filter "label=$LABEL") || return 0 # Docker is away
   forget_others "$ids"
   lost_gpus
   [[ $ids ]] || return 0
   # shellcheck disable=SC2086 # ids are words
   timeout "$ANSWERS_S" docker inspect --format "$ROW" $ids | mapfile -t rows
   for row in "${rows[@]}"; do
-    IFS='|' read -r id name running started restarts health starts_in_s grace_s gpus <<<"$row"
+    IFS='|' read -r id name running started restarts failed health starts_in_s grace_s gpus <<<"$row"
     name=${name#/}
-    [[ $running == true ]] || continue
+    if [[ $running != true ]]; then
+      if [[ $failed ]]; then start "$id" "$name"; fi
+      continue
+    fi
     if [[ $(cat "$SEEN/$id.stuck" 2>/dev/null || true) == "$started" ]]; then continue; fi
     if why=$(lost_by "$gpus") || why=$(died_too_often "$id" "$restarts") || why=$(hangs "$id" "$health" "${starts_in_s%.*}"); then
       fence "$id" "$name" "$started" "$grace_s" "$why"
@@ -145,12 +151,24 @@ fence() { # id, name, when it was started, its grace in seconds, why
   note="$2 is fenced since $since: $5; \`docker start $2\` on this host brings it back, docs/troubleshooting.md says when"
   say "stopping $2: $5"
   echo "$note" >"$NOTES/fenced-$2"
-  timeout -k 5 "$(($4 + KILLED_S))" docker stop "$1" >/dev/null || true
+  timeout -k 5 "$(($4 + WORKS_S))" docker stop "$1" >/dev/null || true
   rm -f "$SEEN/$1".* # a start by hand begins anew
   if [[ $(timeout "$ANSWERS_S" docker inspect --format '{{.State.Running}}' "$1" || true) != false ]]; then
     say "$2 can't be ended: only a reboot of this host does"
     echo "$note. Its processes can't be ended: reboot this host first" >"$NOTES/fenced-$2"
     echo "$3" >"$SEEN/$1.stuck"
+  fi
+}
+
+start() { # id, name, of what Docker could not start. Others are in its place where it has one of those names
+  local out
+  [[ $2 != *-previous-* && $2 != *-failed-* && ! -e $NOTES/fenced-$2 ]] || return 0
+  if out=$(timeout "$WORKS_S" docker start "$1" 2>&1); then
+    rm -f "$SEEN/$1".*
+    say "started $2, which Docker could not start"
+  elif [[ ! -e $SEEN/$1.failed ]]; then
+    echo "$out" >"$SEEN/$1.failed"
+    say "$2 can't be started, and is tried again: ${out%%$'\n'*}"
   fi
 }
 
