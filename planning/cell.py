@@ -5,9 +5,9 @@ from math import ceil
 from stack_configs.schema.hosts import SshConnection
 from stack_configs.schema.stack import StackSpec
 
-MIB_PER_HOST = 70
+MIB_PER_HOST = 65
 """Memory on the machine that Pulumi runs on: a process of its Docker plugin for each host over SSH."""
-CPU_S_PER_HOST = 0.6
+CPU_S_PER_HOST = 0.7
 """CPU time of a preview for each host with one replica, its exporter and its front.
 
 Source of both: `python -m bench.cell`, Pulumi 3.259 and the plugin built here, 4 cores, up to 48 hosts.

@@ -135,7 +135,7 @@ def test_a_file_that_cannot_be_counted(
     ("hosts", "says"),
     [
         (3, None),
-        (4, r"4 hosts over SSH: a preview takes about 0\.3 GiB and 2 s of CPU time .* should hold 48 at most"),
+        (4, r"4 hosts over SSH: a preview takes about 0\.3 GiB and 3 s of CPU time .* should hold 48 at most"),
         (48, r"one stack should hold 48 at most"),
         (49, r"49 hosts .* split them into 2 stacks of 48 at most"),
     ],
