@@ -1,10 +1,13 @@
 """What the hooks of a replacement do to Docker, told from the commands they run."""
 
+import asyncio
 import os
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -61,6 +64,31 @@ def test_nobody_is_stopped_while_the_gateway_may_leave_out_the_one_before(
 ) -> None:
     monkeypatch.setattr(replacement, "_ready_at", ready)
     assert replacement._left_out_for_s(101.0) == waits
+
+
+def test_only_what_was_replaced_makes_the_next_one_wait_and_it_waits_before_its_stop(
+    ran: Ran, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def sleep(seconds: float) -> None:
+        ran.append("waits" if seconds else "goes on")
+
+    monkeypatch.setattr(replacement, "_ready_at", [])
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    for name in ("ResourceHook", "ErrorHook"):  # the real ones ask for a Pulumi that runs
+        monkeypatch.setattr(replacement, name, lambda _name, callback: callback)
+    monkeypatch.setattr(replacement, "ResourceHookBinding", SimpleNamespace)
+
+    def up(found: Kept | None) -> Ran:
+        ran.clear()
+        monkeypatch.setattr(replacement, "_current", lambda _docker, _name: found)
+        hooks: Any = replacement.way_back(PLAN, NAME)
+        for hook in (*hooks.before_create, *hooks.after_create):
+            asyncio.run(hook(None))
+        return [command.removesuffix(f" {OLD.ident}") for command in ran[:2]]
+
+    assert up(None) == []
+    assert up(OLD) == ["goes on", "docker stop"]
+    assert up(OLD) == ["waits", "docker stop"]
 
 
 def test_with_the_memory_back_the_new_one_may_start(ran: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
