@@ -26,6 +26,7 @@ NAMED = f"NVRM: GPU at PCI:0000:41:00: {GPU}"
 """What the driver says of a GPU before its first error (NVIDIA's documentation of Xid messages)."""
 XID = "NVRM: Xid (PCI:0000:41:00): {}"
 UNIT = "inference-stack-fence"
+EXPORTER_LABEL = "inference-stack.component=observability"
 NOTES = "/var/lib/inference-stack/pending"
 WINDOW_S = 4
 IMAGE = "shell"
@@ -50,9 +51,9 @@ class Site:
     def host(self) -> Host:
         return self.target.host
 
-    def run(self, name: str, does: str, *options: str) -> None:
+    def run(self, name: str, does: str, *options: str, label: str = SERVING_LABEL) -> None:
         """A replica as Docker runs it for us; it has the folder /told, which is the host's too."""
-        options = ("--restart unless-stopped", f"--label {SERVING_LABEL}", "-v /told:/told", *options)
+        options = ("--restart unless-stopped", f"--label {label}", "-v /told:/told", *options)
         self.host.inside(
             f"docker run -d --name {name} --stop-timeout 1 {' '.join(options)} {IMAGE} /bin/sh -c '{does}'"
         )
@@ -222,10 +223,12 @@ def test_a_gpu_that_needs_a_reset_stops_its_replicas_and_no_other(site: Site, li
     site.run("model", SERVES, f"--device nvidia.com/gpu={GPU}")
     site.run("two-gpus", SERVES, f"--device nvidia.com/gpu={OTHER_GPU}", f"--device nvidia.com/gpu={GPU}")
     site.run("other", SERVES, f"--device nvidia.com/gpu={OTHER_GPU}")
+    site.run("exporter", SERVES, f"--device nvidia.com/gpu={GPU}", label=EXPORTER_LABEL)
     site.look()
     site.says(NAMED, XID.format(line))
     site.look()
-    assert [site.state(name) for name in ("model", "two-gpus", "other")] == ["exited", "exited", "running"]
+    names = ("model", "two-gpus", "other", "exporter")
+    assert [site.state(name) for name in names] == ["exited", "exited", "running", "running"]
     assert f"{GPU} needs a reset or a reboot (Xid {line.split(',')[0]})" in site.note("model")
     # Who has reset the GPU starts it again, and what was said before counts no more.
     site.host.inside("docker start model")
@@ -279,6 +282,7 @@ def test_over_a_reboot_models_come_back_and_fenced_ones_stay_so(site: Site) -> N
     site.run("stopped", SERVES, f"--device nvidia.com/gpu={GPU}")
     site.run("well-previous-1", SERVES, f"--device nvidia.com/gpu={GPU}")
     site.run("loop", DIES, f"--device nvidia.com/gpu={GPU}")
+    site.run("exporter", SERVES, f"--device nvidia.com/gpu={GPU}", label=EXPORTER_LABEL)
     site.until("six deaths", "[ $(docker inspect -f '{{.RestartCount}}' loop) -ge 6 ]")
     site.look()
     site.host.inside("docker stop stopped")
@@ -290,8 +294,8 @@ def test_over_a_reboot_models_come_back_and_fenced_ones_stay_so(site: Site) -> N
     assert site.state("well") == "exited"
     site.host.inside("mv /etc/cdi/later /etc/cdi/gpus.yaml")
     site.look()
-    names = ("well", "stopped", "well-previous-1", "loop")
-    assert [site.state(name) for name in names] == ["running", "exited", "exited", "exited"]
+    names = ("well", "exporter", "stopped", "well-previous-1", "loop")
+    assert [site.state(name) for name in names] == ["running", "running", "exited", "exited", "exited"]
     assert site.note("loop")
     assert site.note("well") == ""
     assert site.target.run("engine").strip() == QUIET

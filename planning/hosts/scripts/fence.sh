@@ -1,8 +1,8 @@
 #!/bin/bash
 # fence: one look at the replicas of this host. Those that Docker would only start again in vain are stopped, and stay
 # stopped until a person starts them: they died too often within a time, their GPU needs a reset, or they hang. And
-# those that Docker could not start, for which it doesn't try twice, are started: after a boot it is often there before
-# their GPU's CDI file is, and before version 28.2 it knows no CDI yet (github.com/moby/moby/issues/49989).
+# what Docker could not start, for which it doesn't try twice, is started: after a boot it is often there before the
+# GPUs' CDI file is, and before version 28.2 it knows no CDI yet (github.com/moby/moby/issues/49989).
 # `engine` installs it, with a timer; `systemctl edit inference-stack-fence.service` may set the words below.
 #
 # It keeps nothing that Docker and the kernel keep: the count of restarts is Docker's (a stop or start by hand is none,
@@ -12,7 +12,6 @@ set -euo pipefail
 shopt -s inherit_errexit nullglob lastpipe
 export LC_ALL=C
 
-LABEL=${LABEL:-inference-stack.component=serving}
 DEATHS=${DEATHS:-6} # so many
 WINDOW_S=${WINDOW_S:-3600} # within this time
 # The driver's errors after which NVIDIA says: reset the GPU or reboot. Its catalog for Ampere and newer, "immediate
@@ -24,14 +23,15 @@ ANSWERS_S=30 # longest wait for Docker
 WORKS_S=60 # longest time for Docker to start a container, or to give up on one that can't be killed after its grace
 NOTES=/var/lib/inference-stack/pending
 SEEN=/run/inference-stack-fence # gone with each boot
-ROW='{{.ID}}|{{.Name}}|{{.State.Running}}|{{.State.StartedAt}}|{{.RestartCount}}'
+LABEL=inference-stack.component
+ROW='{{.ID}}|{{.Name}}|{{index .Config.Labels "inference-stack.component"}}|{{.State.Running}}|{{.State.StartedAt}}|{{.RestartCount}}'
 ROW+='|{{if and .State.Error (eq .State.Status "exited") (eq .HostConfig.RestartPolicy.Name "unless-stopped")}}yes{{end}}'
 ROW+='|{{if .State.Health}}{{.State.Health.Status}}{{end}}|{{if .Config.Healthcheck}}{{.Config.Healthcheck.StartPeriod.Seconds}}{{end}}'
 ROW+='|{{if .Config.StopTimeout}}{{.Config.StopTimeout}}{{else}}10{{end}}'
 ROW+='|{{range .HostConfig.DeviceRequests}}{{range .DeviceIDs}}{{.}} {{end}}{{end}}'
 
 main() {
-  local ids row id name running started restarts failed health starts_in_s grace_s gpus why
+  local ids row id name component running started restarts failed health starts_in_s grace_s gpus why
   local -A lost=() # GPU -> the driver's words
   ids=$(timeout "$ANSWERS_S" docker ps --all --quiet --no-trunc --filter "label=$LABEL") || return 0 # Docker is away
   FIRST=
@@ -43,12 +43,13 @@ main() {
   # shellcheck disable=SC2086 # ids are words
   timeout "$ANSWERS_S" docker inspect --format "$ROW" $ids | mapfile -t rows
   for row in "${rows[@]}"; do
-    IFS='|' read -r id name running started restarts failed health starts_in_s grace_s gpus <<<"$row"
+    IFS='|' read -r id name component running started restarts failed health starts_in_s grace_s gpus <<<"$row"
     name=${name#/}
     if [[ $running != true ]]; then
       if [[ $failed ]]; then start "$id" "$name"; fi
       continue
     fi
+    [[ $component == serving ]] || continue
     if [[ $(cat "$SEEN/$id.stuck" 2>/dev/null || true) == "$started" ]]; then continue; fi
     if why=$(lost_by "$gpus") || why=$(died_too_often "$id" "$restarts") || why=$(hangs "$id" "$health" "${starts_in_s%.*}"); then
       fence "$id" "$name" "$started" "$grace_s" "$why"

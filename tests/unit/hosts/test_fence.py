@@ -21,7 +21,7 @@ case "$*" in
   "ps "*) echo {ID} ;;
   *"{{{{.State.Running}}}} {ID}") echo true ;;
   "stop "*) echo "tried to kill container, but did not receive an exit event" >&2; exit 1 ;;
-  "inspect "*) echo "{ID}|/model|true|$(cat started)|$(cat restarts)||||1|" ;;
+  "inspect "*) echo "{ID}|/model|serving|true|$(cat started)|$(cat restarts)||||1|" ;;
 esac
 """
 
