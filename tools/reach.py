@@ -3,7 +3,7 @@
 import os
 import time
 
-from planning.hosts.plan import REBOOT_WITHIN_S, HostPlan
+from planning.hosts.plan import HostPlan
 from tools.ssh import SshError, run_script
 
 ASK_WITHIN_S = 40
@@ -17,10 +17,10 @@ class UnreachedError(Exception):
     """The host can't be worked on. The text is one line: who, what is wrong, what to do."""
 
 
-def reach(plan: HostPlan, rebooting: bool, within_s: float = REBOOT_WITHIN_S) -> None:
+def reach(plan: HostPlan, rebooting: bool) -> None:
     """Return once the host answers and its user may sudo.
 
-    A host that may be `rebooting` has `within_s` seconds to come back; any other answers at once or not at all.
+    A host that may be `rebooting` has `reboot_within_s` to come back; any other answers at once or not at all.
     Raises UnreachedError.
     """
     if not os.environ.get("SSH_AUTH_SOCK"):
@@ -28,7 +28,7 @@ def reach(plan: HostPlan, rebooting: bool, within_s: float = REBOOT_WITHIN_S) ->
             f"{plan.name}: there is no SSH agent (SSH_AUTH_SOCK is not set), and hosts are logged in to by one alone; "
             'run `eval "$(ssh-agent)" && ssh-add`'
         )
-    deadline = time.monotonic() + within_s
+    deadline = time.monotonic() + plan.reboot_within_s
     while True:
         try:
             done = run_script(plan.name, plan.connection, QUESTION, limit_s=ASK_WITHIN_S)
@@ -37,8 +37,8 @@ def reach(plan: HostPlan, rebooting: bool, within_s: float = REBOOT_WITHIN_S) ->
                 raise UnreachedError(str(error)) from error
             if time.monotonic() > deadline:
                 raise UnreachedError(
-                    f"{plan.name} did not come back within {within_s / 60:g} min of its reboot ({error}); look at its "
-                    "console, and run `up` again when it answers"
+                    f"{plan.name} did not come back within {plan.reboot_within_s} s of its reboot ({error}); look at "
+                    "its console, and run `up` again when it answers"
                 ) from error
             time.sleep(AGAIN_AFTER_S)
             continue

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from stack_configs.schema.hosts import Driver
-from stack_configs.schema.versions import Distribution, PackagePin
+from stack_configs.schema.versions import Distribution, HostVersions, PackagePin
 
 DISTRIBUTIONS: tuple[Distribution, ...] = get_args(Distribution)
 
@@ -43,8 +43,13 @@ class PackageSet:
     first: tuple[str, ...] = ()
     """Installed before the others, since apt decides about those by it."""
     names: tuple[str, ...]
-    loose: tuple[str, ...] = ()
-    """Belong to them and have versions of their own: the newest that there is, and held from then on."""
+    loose: tuple[tuple[str, str], ...] = ()
+    """Belong to them and have versions of their own: name and version; without one the newest that there is, and held
+    from then on."""
+    parts: str = ""
+    """Pattern of what they bring with versions of its own: the newest at the first installation, held from then on."""
+    not_beside: tuple[str, ...] = ()
+    """Removed where they are found: a distribution lets both kinds of modules be installed, and one would be loaded."""
 
 
 def driver_packages(driver: Driver, pin: PackagePin, os: Distribution) -> PackageSet | None:
@@ -60,7 +65,12 @@ def driver_packages(driver: Driver, pin: PackagePin, os: Distribution) -> Packag
     if driver.fabric_manager:
         names.append("nvidia-fabricmanager" if number >= FABRIC_UNSUFFIXED_SINCE else f"nvidia-fabricmanager{suffix}")
     first = (f"nvidia-driver-pinning-{pin.version}",) if number >= UNSUFFIXED_SINCE else ()
-    return PackageSet(version=pin.version, first=first, names=tuple(names))
+    return PackageSet(version=pin.version, first=first, names=tuple(names), not_beside=_other_modules(driver))
+
+
+def _other_modules(driver: Driver) -> tuple[str, ...]:
+    open_ = ("nvidia-open-kernel-dkms", "nvidia-kernel-open-dkms")  # Debian's name, and NVIDIA's
+    return ("nvidia-kernel-dkms",) if driver.modules == "open" else open_
 
 
 def _debian_driver(driver: Driver, version: str) -> PackageSet:
@@ -70,7 +80,8 @@ def _debian_driver(driver: Driver, version: str) -> PackageSet:
     return PackageSet(
         version=version,
         names=(modules, "libcuda1", "libnvidia-ml1", "nvidia-smi", *fabric),
-        loose=("nvidia-persistenced", "nvidia-modprobe"),
+        loose=(("nvidia-persistenced", ""), ("nvidia-modprobe", "")),
+        not_beside=_other_modules(driver),
     )
 
 
@@ -84,10 +95,14 @@ def _ubuntu_driver(driver: Driver, version: str) -> PackageSet:
     return PackageSet(version=version, names=names)
 
 
-def docker_packages(source: Literal["docker", "distribution"], pin: PackagePin, os: Distribution) -> PackageSet | None:
-    """Docker. None where `pin` names no version of this distribution's own packages."""
+def docker_packages(
+    source: Literal["docker", "distribution"], versions: HostVersions, os: Distribution
+) -> PackageSet | None:
+    """Docker. None where the version set names no version of this distribution's own packages."""
+    pin = versions.docker
     if source == "docker":
-        return PackageSet(version=pin.version, names=("docker-ce", "docker-ce-cli"), loose=("containerd.io",))
+        containerd = ("containerd.io", versions.containerd.version)
+        return PackageSet(version=pin.version, names=("docker-ce", "docker-ce-cli"), loose=(containerd,))
     if os not in pin.distributions:
         return None
     # Debian 13 split the client off. (Ubuntu's docker.io has it.)
@@ -107,8 +122,9 @@ def toolkit_packages(pin: PackagePin) -> PackageSet:
 
 
 def cuda_packages(toolkit: str, pin: PackagePin) -> PackageSet:
-    """A CUDA toolkit without a driver: `12.9` is the package cuda-toolkit-12-9."""
-    return PackageSet(version=pin.version, names=(f"cuda-toolkit-{toolkit.replace('.', '-')}",))
+    """A CUDA toolkit without a driver: `12.9` is the package cuda-toolkit-12-9, and all its parts end in -12-9."""
+    number = toolkit.replace(".", "-")
+    return PackageSet(version=pin.version, names=(f"cuda-toolkit-{number}",), parts=f"*-{number}")
 
 
 def by_distribution(sets: Mapping[Distribution, PackageSet | None]) -> dict[str, PackageSet]:

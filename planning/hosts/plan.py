@@ -10,7 +10,7 @@ How a reboot runs. Nothing waits inside a script, and no connection is cut under
    containers of the host, schedules the reboot for a few seconds later by `systemd-run`, **closes the SSH server for
    new connections**, and ends with status 0. Where the policy forbids it, it notes `pending/reboot` and ends with 0.
 2. `engine` is dialled next. While the host goes down and comes up its SSH server refuses (or doesn't answer), so who
-   runs the steps dials again until REBOOT_WITHIN_S have passed, and fails then: the host did not come back. A dial
+   runs the steps dials again until `reboot_within_s` has passed, and fails then: the host did not come back. A dial
    that succeeds is in the new boot. (If there is no reboot after all, the SSH server opens again after SSH_REOPENS_S.)
 3. `engine` sees from /var/lib/inference-stack/rebooting that a reboot was asked for. In the same boot it fails and says
    so. In another it verifies /sys/module/nvidia/version, starts the models that were stopped, and forgets the note.
@@ -31,8 +31,6 @@ pins, kernel modules. `reboot`: only if another module is loaded and the spec al
 
 STEPS: tuple[StepName, ...] = ("base", "driver", "reboot", "engine")
 
-REBOOT_WITHIN_S = 900
-"""Servers with much memory test it for minutes before they boot."""
 SSH_REOPENS_S = 300
 """After which a host that was to reboot and didn't takes SSH connections again."""
 
@@ -71,8 +69,10 @@ class HostPlan:
     name: str
     connection: SshConnection
     steps: tuple[Step, ...]
+    reboot_within_s: int = 900
+    """How long the host may be away for a reboot."""
 
     @property
     def may_reboot(self) -> bool:
-        """Whether `reboot` may close the host for up to REBOOT_WITHIN_S; if not, `engine` needs no patience."""
+        """Whether `reboot` may close the host for up to `reboot_within_s`; if not, `engine` needs no patience."""
         return any(step.name == "reboot" and step.settings["POLICY"] != "manual" for step in self.steps)

@@ -62,13 +62,13 @@ def plan_host(name: str, spec: StackSpec) -> HostPlan:
                     repair=repairs.get(step, 0),
                 )
             )
-    return HostPlan(name=name, connection=host.connection, steps=tuple(steps))
+    return HostPlan(name=name, connection=host.connection, steps=tuple(steps), reboot_within_s=host.reboot_within_s)
 
 
 @cache
 def script(step: StepName) -> str:
     """What every step shares, and the step's own part, whose last line runs it."""
-    shared = (SCRIPTS / "lib.sh").read_text() + "\n" + (SCRIPTS / f"{step}.sh").read_text()
+    shared = "\n".join((SCRIPTS / f"{part}.sh").read_text() for part in ("lib", "apt", step))
     # A program of its own, which `engine` puts on the host.
     fence = f"FENCE={shlex.quote((SCRIPTS / 'fence.sh').read_text())}\n" if step == "engine" else ""
     return fence + shared
@@ -151,7 +151,7 @@ def _driver(host: Host, versions: HostVersions) -> dict[str, str]:
         }
     if host.cuda_toolkit:
         cuda = packages.cuda_packages(host.cuda_toolkit, versions.cuda_toolkits[host.cuda_toolkit])
-        settings |= _sets("CUDA_", {"": cuda})
+        settings |= {**_sets("CUDA_", {"": cuda}), "CUDA_PARTS": cuda.parts}
     return settings
 
 
@@ -197,7 +197,7 @@ def _reboot_summary(host: Host) -> str:
 
 def _engine(host: Host, versions: HostVersions) -> dict[str, str]:
     assert isinstance(host.connection, SshConnection)
-    sets = {os: packages.docker_packages(host.engine, versions.docker, os) for os in packages.DISTRIBUTIONS}
+    sets = {os: packages.docker_packages(host.engine, versions, os) for os in packages.DISTRIBUTIONS}
     settings = {
         **_sets("DOCKER_", packages.by_distribution(sets)),
         "DOCKER_FAMILY": _words(packages.DOCKER_FAMILY),
@@ -243,8 +243,11 @@ def _sets(prefix: str, sets: dict[str, PackageSet]) -> dict[str, str]:
     for suffix, of in sets.items():
         settings[f"{prefix}VERSION{suffix}"] = of.version
         settings[f"{prefix}PACKAGES{suffix}"] = _words(of.names)
-        settings[f"{prefix}LOOSE{suffix}"] = _words(of.loose)
+        settings[f"{prefix}LOOSE{suffix}"] = _words(
+            f"{name}={version}" if version else name for name, version in of.loose
+        )
         settings[f"{prefix}FIRST{suffix}"] = _words(of.first)
+        settings[f"{prefix}NOT_BESIDE{suffix}"] = _words(of.not_beside)
     return settings
 
 

@@ -3,6 +3,7 @@
 The scripts decide on the host, where apt knows every package; this is what facts let know beforehand.
 """
 
+import fnmatch
 import hashlib
 import re
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ def wanted(host: Host, versions: HostVersions, facts: Facts) -> tuple[Wanted, ..
         found.append(("driver", "the driver", packages.driver_packages(host.driver, pin, os)))
     if host.cuda_toolkit and (pin := versions.cuda_toolkits.get(host.cuda_toolkit)):
         found.append(("driver", "the CUDA toolkit", packages.cuda_packages(host.cuda_toolkit, pin)))
-    found.append(("engine", "Docker", packages.docker_packages(host.engine, versions.docker, os)))
+    found.append(("engine", "Docker", packages.docker_packages(host.engine, versions, os)))
     if needs_toolkit(host):
         found.append(("engine", "the container toolkit", packages.toolkit_packages(versions.container_toolkit)))
     return tuple(Wanted(step=step, what=what, set=of) for step, what, of in found if of)
@@ -68,13 +69,21 @@ def moves(of: Wanted, facts: Facts) -> tuple[Move, ...]:
         if have is None or not is_build(have, of.set.version):
             to = REMOVED if have and _is_of_another(name, have, of) else of.set.version
             found.append(Move(package=name, have=have, to=to))
-    found += [Move(package=name, have=None, to="the newest") for name in of.set.loose if not _installed(name, facts)]
+    for name, version in of.set.loose:
+        have = _installed(name, facts)
+        if have is None or (version and not is_build(have, version)):
+            found.append(Move(package=name, have=have, to=version or "the newest"))
+    for name in of.set.not_beside:
+        if have := _installed(name, facts):
+            found.append(Move(package=name, have=have, to=REMOVED))
     return tuple(found)
 
 
 def not_held(of: Wanted, facts: Facts) -> tuple[str, ...]:
     """Installed packages whose hold is gone."""
-    names = (*of.set.first, *_members(of, facts), *of.set.loose)
+    names = [*of.set.first, *_members(of, facts), *(name for name, _ in of.set.loose)]
+    if of.set.parts:
+        names += [name for name in fnmatch.filter(sorted(facts.packages), of.set.parts) if name not in names]
     return tuple(name for name in names if (found := facts.packages.get(name)) and not found.held)
 
 
@@ -101,7 +110,7 @@ def docker_settings(host: Host) -> str:
 def _members(of: Wanted, facts: Facts) -> tuple[str, ...]:
     """The set's own names, and what else is installed that carries the driver's version."""
     others = driver_packages(facts) if of.what == "the driver" else ()
-    not_other = {*of.set.first, *of.set.names, *of.set.loose}
+    not_other = {*of.set.first, *of.set.names, *(name for name, _ in of.set.loose), *of.set.not_beside}
     return (*of.set.names, *sorted(name for name in others if name not in not_other))
 
 

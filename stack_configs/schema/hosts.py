@@ -114,6 +114,9 @@ class Host(Frozen):
     """GiB that must be free there when the host is prepared."""
     reboot: Literal["manual", "allowed"] | RebootWindow = "manual"
     """Whether `pulumi up` may reboot the host for a new driver: never, whenever needed, or within a window."""
+    reboot_within_s: Annotated[int, Field(ge=10)] = 900
+    """How long a reboot may take before `pulumi up` says that the host did not come back. Servers with much memory test
+    it for minutes before they boot."""
     mirrors: dict[RepositoryName, Mirror] = {}
     """Copies of the version set's apt repositories."""
     when_removed: Literal["keep", "purge"] = "keep"

@@ -94,6 +94,8 @@ class HostVersions(Frozen):
     drivers: dict[str, PackagePin]
     """Branch → exact version."""
     docker: PackagePin
+    containerd: PackagePin
+    """containerd.io, which docker.com's Docker runs containers by."""
     container_toolkit: PackagePin
     cuda_toolkits: dict[str, PackagePin] = {}
     """`12.9` → exact version."""

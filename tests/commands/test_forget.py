@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tools.forget import needed_by_others, of_host
+from tools.forget import needed_by_others, of_host, without
 
 URN = "urn:pulumi:prod::inference-stack::"
 
@@ -37,6 +37,19 @@ def test_a_host_is_its_steps_its_docker_and_what_runs_there_the_last_made_first(
 
 def test_a_host_that_is_not_in_the_state_is_nothing() -> None:
     assert of_host(STATE, "studio") == []
+
+
+def test_what_is_left_is_the_same_state_without_its_rows_however_many_one_has() -> None:
+    twice = {**STEPS["studio-2"], "delete": True}
+    under_way = [{"resource": of, "type": "updating"} for of in STEPS.values()]
+    rows = [*STATE, twice]
+    deployment = {"manifest": {}, "resources": rows, "pending_operations": under_way}
+    left = without({"version": 3, "deployment": deployment}, of_host(rows, "studio-2"))
+    assert left["version"] == 3
+    assert left["deployment"]["manifest"] == {}
+    assert left["deployment"]["pending_operations"] == under_way[:1]
+    kept = ["stack", "studio-1", "studio-1-engine", "studio-1-docker", "chat", "chat-studio-1"]
+    assert names(left["deployment"]["resources"]) == kept
 
 
 def test_what_stays_and_needs_the_host_is_told() -> None:

@@ -43,6 +43,8 @@ def test_a_signal_ends_what_a_step_runs(sent: signal.Signals, tmp_path: Path) ->
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # Whoever runs the tests in the background has given them a deaf ear for it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     noted = tmp_path / "pid"
     try:

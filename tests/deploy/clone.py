@@ -53,10 +53,10 @@ class Clone:
         """`make up` and its like, for this clone's stack."""
         return self.run("make", *args, f"STACK={self.stack}", check=check)
 
-    def pulumi(self, *args: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def pulumi(self, *args: str, check: bool = True, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
         """Plain `pulumi`, as typed after `. ./activate`."""
         line = f". ./activate && exec pulumi {' '.join(args)} -s {self.stack} --non-interactive --color never"
-        return self.run("bash", "-c", line, check=check)
+        return self.run("bash", "-c", line, check=check, stdin=stdin)
 
     def changes(self, *args: str) -> dict[str, list[str]]:
         """What `pulumi preview` would do: operation → names of the resources (unchanged ones left out)."""

@@ -155,6 +155,13 @@ class Host:
         _run("docker", "start", self.container)
         self.wait_until_up()
 
+    @contextmanager
+    def without_power_after_shutdown(self) -> Iterator[None]:
+        """A reboot meanwhile ends in the dark; at the end somebody presses the button."""
+        _run("docker", "update", "--restart", "no", self.container)
+        yield
+        self.power_on()
+
     def cut(self) -> None:
         """The network cable is pulled, under connections that last: they hear nothing more, not even an end."""
         _run("docker", "network", "disconnect", "--force", self.network, self.container)

@@ -227,6 +227,7 @@ class Repository:
                 "repositories": dict.fromkeys(("nvidia-driver", "nvidia-container-toolkit", "docker"), of),
                 "drivers": {branch: {"version": version, "source": "tests"} for branch, version in drivers.items()},
                 "docker": {"version": "29.8.2", "source": "tests"},
+                "containerd": {"version": "2.3.6", "source": "tests"},
                 "container_toolkit": {"version": "1.20.1", "source": "tests"},
                 **changes,
             }

@@ -22,13 +22,14 @@ def _agent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSH_AUTH_SOCK", str(login().agent))
 
 
-def plan(host: Host) -> HostPlan:
-    return HostPlan(name=host.name, connection=SshConnection.model_validate(host.connection), steps=())
+def plan(host: Host, within_s: int = 120) -> HostPlan:
+    connection = SshConnection.model_validate(host.connection)
+    return HostPlan(name=host.name, connection=connection, steps=(), reboot_within_s=within_s)
 
 
-def why(host: Host, *, rebooting: bool = False, within_s: float = 6) -> str:
+def why(host: Host, *, rebooting: bool = False, within_s: int = 6) -> str:
     with pytest.raises(UnreachedError) as caught:
-        reach(plan(host), rebooting, within_s)
+        reach(plan(host, within_s), rebooting)
     told = str(caught.value)
     assert "\n" not in told
     return told
@@ -52,7 +53,7 @@ def test_a_reboot_is_waited_for(host: Host) -> None:
     back = threading.Timer(4, host.power_on)
     back.start()
     try:
-        reach(plan(host), True, 120)
+        reach(plan(host), True)
     finally:
         back.join()
     assert host.boot_id() != boot
@@ -61,7 +62,7 @@ def test_a_reboot_is_waited_for(host: Host) -> None:
 def test_a_host_that_does_not_come_back_is_given_up(host: Host) -> None:
     host.power_off()
     try:
-        assert "did not come back within 0.1 min of its reboot" in why(host, rebooting=True)
+        assert "did not come back within 6 s of its reboot" in why(host, rebooting=True)
         assert "can't be reached" in why(host), "any other host answers at once or not at all"
     finally:
         host.power_on()

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.hosts.host import bare_host
+from tests.hosts.kernel import KERNELS, MENU, METAS, UPDATE_GRUB, boots, build, install_kernel
 from tests.hosts.repository import Package, Repository, docker, driver
 from tests.hosts.steps import QUIET, Target
 
@@ -200,10 +201,12 @@ def test_a_full_disk_is_told_and_left_behind(target: Target) -> None:
     moved = target.with_(version(OTHER_BRANCH), driver={"branch": "595"})
     full = "/usr/share/libcuda1"
     target.host.inside(f"mkdir -p {full}; mount -t tmpfs -o size=2m none {full}")
+    # Where nothing at all can be written, the reason is told all the same.
+    target.host.inside("mount -t tmpfs -o size=4k none /tmp; cat /dev/zero >/tmp/full || true")
     try:
-        assert "the disk is full" in moved.fails("driver")
+        assert "the disk is full: " in moved.fails("driver")
     finally:
-        target.host.inside(f"umount {full}")
+        target.host.inside(f"umount {full} /tmp")
     moved.run("driver")
     assert {target.installed()[name] for name in FAMILY} == {f"{OTHER_BRANCH}-1"}
     assert moved.run("driver").strip() == QUIET
@@ -229,19 +232,23 @@ def test_a_fabric_manager_is_of_the_same_version(target: Target) -> None:
 
 
 def test_a_cuda_toolkit_comes_in_its_version_is_held_and_let_go(target: Target) -> None:
-    name = "cuda-toolkit-12-9"
-    target.repository.publish(*(Package(name=name, version=of) for of in ("12.9.1-1", "12.9.2-1")))
+    name, part = "cuda-toolkit-12-9", "cuda-cudart-12-9"
+    for of, of_part in (("12.9.1-1", "12.9.79-1"), ("12.9.2-1", "12.9.86-1")):
+        target.repository.publish(Package(name=part, version=of_part))
+        target.repository.publish(Package(name=name, version=of, depends=(f"{part} (>= 12.9.79)",)))
     target.repository.copy_to(target.host)
     pins = {"cuda_toolkits": {"12.9": {"version": "12.9.1", "source": "tests"}}}
     both = target.with_(pins, cuda_toolkit="12.9")
     assert f"{name} not installed -> 12.9.1-1" in both.run("driver")
-    assert target.held() == FAMILY | {"nvidia-open-580", name}
+    assert target.held() == FAMILY | {"nvidia-open-580", name, part}
     target.host.inside("apt-get upgrade -qy")
     assert target.installed()[name] == "12.9.1-1"
+    target.host.inside(f"apt-mark unhold {part}")
+    assert f"held {part}" in both.run("driver")
     assert both.run("driver").strip() == QUIET
     # Without a driver of ours the host's own stays, and the toolkit too.
     target.with_(pins, cuda_toolkit="12.9", driver=None).run("driver")
-    assert target.held() == {name}
+    assert target.held() == {name, part}
     target.run("driver")
     assert target.held() == FAMILY | {"nvidia-open-580"}
     assert name in target.installed()
@@ -254,6 +261,28 @@ def test_security_updates_and_a_time_service_are_on_and_nothing_reboots_by_itsel
     assert 'Unattended-Upgrade::Automatic-Reboot "false";' in says
     units = "apt-daily.timer apt-daily-upgrade.timer systemd-timesyncd.service"
     assert target.host.inside(f"systemctl is-enabled {units}").split() == ["enabled"] * 3
+
+
+def test_a_host_that_reboots_by_itself_is_refused(target: Target) -> None:
+    own = "/etc/apt/apt.conf.d/99own"
+    target.host.put(own, 'Unattended-Upgrade::Automatic-Reboot "true";\n')
+    try:
+        says = target.fails("base")
+    finally:
+        target.host.inside(f"rm {own}")
+    assert f"this host may reboot by itself: {own} lets unattended-upgrades do so" in says
+
+
+def test_a_kernel_that_is_half_installed_is_left_to_the_drivers_step(target: Target) -> None:
+    ends = "#!/bin/sh\n[ -e /good ]\n"
+    target.repository.publish(Package(name="linux-image-6.1.0-60-amd64", version="6.1-1", postinst=ends))
+    target.repository.copy_to(target.host)
+    target.host.inside("apt-get update -q; apt-get install -qy linux-image-6.1.0-60-amd64 || true")
+    target.run("base")
+    assert "packages are half installed: linux-image-6.1.0-60-amd64 ;" in target.fails("driver")
+    target.host.inside("touch /good")
+    assert "repaired an interrupted installation" in target.run("driver")
+    target.host.inside("apt-get purge -qy linux-image-6.1.0-60-amd64")
 
 
 @pytest.mark.parametrize(
@@ -272,18 +301,6 @@ def test_a_reboot_that_is_not_allowed_now_is_only_noted(target: Target, reboot: 
     assert target.host.inside("systemctl is-active ssh") == "active"
 
 
-KERNELS = "6.1.0-50-amd64", "6.1.0-56-amd64"
-METAS = "linux-image-amd64", "linux-headers-amd64"
-MENU = "/boot/grub/grub.cfg"
-UPDATE_GRUB = f"""#!/bin/sh
-GRUB_DEFAULT=0
-for file in /etc/default/grub.d/*; do [ ! -e "$file" ] || . "$file"; done
-sed -i '/set default=/d' {MENU}
-echo "   set default=\\"$GRUB_DEFAULT\\"" >>{MENU}
-"""
-"""Writes that line as the real one does, and nothing else."""
-
-
 @pytest.fixture
 def kernel(target: Target) -> Iterator[Target]:
     """With a kernel, its menu of GRUB and a module for it, all as files; `modinfo` prints what is in the module's."""
@@ -294,8 +311,8 @@ def kernel(target: Target) -> Iterator[Target]:
     host.put("/usr/local/sbin/update-grub", UPDATE_GRUB, mode="0755")
     menu = "".join(f"menuentry 'Debian' $menuentry_id_option 'gnulinux-{name}-advanced-1234' {{\n" for name in KERNELS)
     host.put(MENU, f"submenu 'Advanced' $menuentry_id_option 'gnulinux-advanced-1234' {{\n{menu}")
-    _install_kernel(target, KERNELS[0])
-    _build(target, KERNELS[0])
+    install_kernel(target, KERNELS[0])
+    build(target, KERNELS[0], PINNED)
     host.inside(f"apt-get update -q; apt-get install -qy {' '.join(f'{name}=99.50-1' for name in METAS)}")
     target.run("driver")
     yield target
@@ -306,24 +323,10 @@ def kernel(target: Target) -> Iterator[Target]:
     target.run("driver")
 
 
-def boots(target: Target) -> str:
-    """GRUB's choice, by its menu."""
-    return target.host.inside(f"sed -n 's/.*set default=\"\\(.*\\)\"/\\1/p' {MENU}")
-
-
-def _install_kernel(target: Target, name: str) -> None:
-    target.host.put(f"/boot/vmlinuz-{name}", "")
-    target.host.put(f"/lib/modules/{name}/build/Makefile", "")
-
-
-def _build(target: Target, name: str) -> None:
-    target.host.put(f"/lib/modules/{name}/updates/dkms/nvidia.ko", f"{PINNED}\n")
-
-
 def test_a_kernel_that_the_driver_is_not_built_for_does_not_boot(kernel: Target) -> None:
     """However it comes, such as by an unattended upgrade. With its module it boots, and more may come."""
     assert kernel.pending("kernel") == ""
-    _install_kernel(kernel, KERNELS[1])
+    install_kernel(kernel, KERNELS[1])
     kernel.host.inside("apt-get upgrade -qy")
     said = f"the driver {PINNED} has no module for kernel {KERNELS[1]}, so {KERNELS[0]} stays the one that boots"
     assert kernel.pending("kernel").startswith(said)
@@ -341,7 +344,7 @@ def test_a_kernel_that_the_driver_is_not_built_for_does_not_boot(kernel: Target)
     )
     kernel.host.inside(f"mv {MENU}.away {MENU}")
 
-    _build(kernel, KERNELS[1])
+    build(kernel, KERNELS[1], PINNED)
     assert "no longer waiting: kernel" in kernel.run("driver")
     assert boots(kernel) == "0"
     assert not kernel.held() & set(METAS)
@@ -350,7 +353,7 @@ def test_a_kernel_that_the_driver_is_not_built_for_does_not_boot(kernel: Target)
 
 def test_the_first_driver_of_a_host_is_loaded_without_a_reboot(kernel: Target) -> None:
     running = kernel.host.inside("uname -r")
-    _build(kernel, running)
+    build(kernel, running, PINNED)
     kernel.host.put("/usr/local/sbin/modprobe", '#!/bin/sh\n[ "$*" = nvidia ]\n', mode="0755")
     try:
         assert f"loaded the module {PINNED}" in kernel.run("driver")
@@ -361,16 +364,23 @@ def test_the_first_driver_of_a_host_is_loaded_without_a_reboot(kernel: Target) -
 def test_a_driver_without_a_module_for_any_kernel_is_told(kernel: Target) -> None:
     kernel.host.inside("rm -r /lib/modules/6.1*/updates")
     assert f"the driver {PINNED} has no module for kernel {KERNELS[0]}" in kernel.fails("driver")
-    _build(kernel, KERNELS[0])
+    build(kernel, KERNELS[0], PINNED)
 
 
 def test_docker_starts_with_its_settings_and_is_held(target: Target) -> None:
     """docker.com's package names and versions; what really runs containers is in test_scripts_engine.py."""
     target = target.with_(driver=None, data_root="/srv/docker")
-    out = target.run("base", "engine")
+    target.repository.publish(Package(name="containerd.io", version="2.4.0-1~debian.12~bookworm"))
+    target.repository.copy_to(target.host)
+    out = target.run("base")
+    target.host.inside("apt-get update -q; apt-get install -qy docker-ce-cli; apt-mark hold docker-ce-cli")
+    out += target.run("engine")
     assert "docker-ce not installed -> 5:29.8.2-1~debian.12~bookworm" in out
+    assert "containerd.io not installed -> 2.3.6-1~debian.12~bookworm" in out
     assert "restarted" not in out
     assert {"docker-ce", "docker-ce-cli", "containerd.io"} <= target.held()
+    target.host.inside("apt-get install -qy --allow-change-held-packages containerd.io=2.4.0-1~debian.12~bookworm")
+    assert "containerd.io 2.4.0-1~debian.12~bookworm -> 2.3.6-1~debian.12~bookworm" in target.run("engine")
     started = target.host.inside("systemctl show -p ActiveEnterTimestampMonotonic --value docker")
     assert target.run("engine").strip() == QUIET
     assert target.host.inside("systemctl show -p ActiveEnterTimestampMonotonic --value docker") == started
@@ -378,7 +388,8 @@ def test_docker_starts_with_its_settings_and_is_held(target: Target) -> None:
 
 def test_leaving_takes_back_what_was_made_and_keeps_the_driver(target: Target, before: dict[str, str]) -> None:
     target.run("engine", "reboot", "driver", "base", what="undo")
-    assert target.held() == set()
+    assert target.held() == {"docker-ce-cli"}, "what somebody else held before us stays held"
+    target.host.inside("apt-mark unhold docker-ce-cli")
     assert set(target.installed()) >= FAMILY
     ours = {path for path in set(target.files()) - set(before) if "inference-stack" in path}
     assert ours == set()
@@ -387,7 +398,12 @@ def test_leaving_takes_back_what_was_made_and_keeps_the_driver(target: Target, b
         assert target.run(step, what="undo").strip() == QUIET
 
 
-def test_leaving_with_purge_takes_the_driver_too(target: Target) -> None:
+def test_leaving_with_purge_takes_the_driver_too_but_not_from_a_host_that_stays(target: Target) -> None:
+    target.host.put("/var/lib/inference-stack/steps/engine", "of a host that keeps its containers\n")
+    target.with_(when_removed="purge").run("driver", what="undo")
+    assert set(target.installed()) >= FAMILY
+    target.host.inside("rm /var/lib/inference-stack/steps/engine")
+    target.run("driver")
     target.with_(when_removed="purge").run("driver", what="undo")
     assert not FAMILY & set(target.installed())
     assert target.held() == set()

@@ -297,11 +297,38 @@ def test_a_connection_that_is_cut_under_a_step_is_told_and_the_next_up_goes_on(s
     assert site.clone.changes() == {}
 
 
+def test_a_host_that_does_not_come_back_from_its_reboot_is_told_and_the_other_is_unharmed(site: Site) -> None:
+    a, b = site.settings["one"], site.settings["two"]
+    host = site.hosts["one"]
+    assert loaded_module(host) == NEW
+    # Not so short that the two commands of a dial don't fit in.
+    a |= {"driver": {"branch": "580"}, "reboot_within_s": 20}
+    b["models_free_gib"] = 5
+    site.write()
+    with host.without_power_after_shutdown():
+        told = site.fails()
+    assert "one did not come back within 20 s of its reboot" in told
+    assert site.clone.changes() == {"update": ["one-engine"]}, "two was changed all the same"
+    site.up()
+    assert loaded_module(host) == OLD
+    assert site.clone.changes() == {}
+
+
+def leave_half_replaced(site: Site, name: str) -> None:
+    """The state as a replacement leaves it that was cut off before the old one was gone: two rows with one URN."""
+    state = json.loads(site.clone.pulumi("stack", "export").stdout)
+    rows = state["deployment"]["resources"]
+    row = next(row for row in rows if row["urn"].endswith(f"::{name}"))
+    rows.append({**row, "delete": True})
+    site.clone.pulumi("stack", "import", stdin=json.dumps(state))
+
+
 def test_a_dead_host_is_forgotten_by_command_and_comes_back_as_a_new_one(site: Site) -> None:
     dead = site.settings.pop("two")
     site.write()
     site.hosts["two"].power_off()
     assert re.search(r"after \d failed attempts: dial tcp", site.fails()), "its address is dialled to undo its steps"
+    leave_half_replaced(site, "two-engine")
     kept = {name for name in site.resources() if not name.startswith("two")}
     refused = site.clone.run("make", "forget", f"STACK={STACK}", "HOST=two", check=False, stdin="no\n")
     assert refused.returncode != 0

@@ -3,7 +3,10 @@
 
 apply() {
   check_host
-  must_repair_dpkg
+  # A module that can't be built for a new kernel keeps that kernel's packages from their end: `driver` sees to it.
+  if [[ ! -e $STATE/versions/driver || $(half_installed | grep -vE '^linux-|nvidia|^dkms$' || true) ]]; then
+    must_repair_dpkg
+  fi
   need_space 1024 /var/cache/apt "installing packages"
   ensure ca-certificates curl gpg gpg-agent
   repositories
@@ -18,7 +21,7 @@ apply() {
 undo() {
   drop /etc/apt/sources.list.d/inference-stack-*.sources /etc/apt/keyrings/inference-stack-*.asc
   drop /etc/apt/apt.conf.d/60inference-stack /etc/tmpfiles.d/inference-stack.conf
-  rm -rf "$STATE/pending" "$STATE/holds" "$STATE/failed.log" "$STATE/last.log"
+  rm -rf "$STATE/pending" "$STATE/holds" "$APT_LOG" "$APT_FAILED"
   # The models stay. So do clock and security updates, whose programs others may rely on by now.
 }
 
@@ -147,6 +150,7 @@ debians() { # entries of Debian's own: where, releases, key, origin, component
 }
 
 updates() { # security updates by themselves; a driver that is pinned is left out by `driver`
+  local file
   ensure unattended-upgrades
   put /etc/apt/apt.conf.d/60inference-stack <<'END'
 // Written by inference-stack.
@@ -154,6 +158,11 @@ APT::Periodic::Update-Package-Lists "1";
 APT::Periodic::Unattended-Upgrade "1";
 Unattended-Upgrade::Automatic-Reboot "false";
 END
+  # apt reads the files in the order of their names, and the last word counts.
+  file=$(grep -lsE '^[^/#]*Automatic-Reboot[[:space:]]+"?(true|1|yes|on|with|enable)' /etc/apt/apt.conf.d/* | tail -n 1 || true)
+  [[ $(apt-config dump Unattended-Upgrade::Automatic-Reboot | grep -ciE '"(true|1|yes|on|with|enable)"') == 0 ]] ||
+    fail "this host may reboot by itself" "${file:-a file in /etc/apt} lets unattended-upgrades do so" \
+      "remove \`Unattended-Upgrade::Automatic-Reboot\` there, and run \`up\` again"
   enable_unit --now apt-daily.timer apt-daily-upgrade.timer
 }
 

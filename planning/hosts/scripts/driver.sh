@@ -18,7 +18,7 @@ apply() {
   if [[ -v CUDA_PACKAGES ]]; then
     cuda
   else
-    drop /etc/apt/preferences.d/inference-stack-cuda
+    drop /etc/apt/preferences.d/inference-stack-cuda /etc/apt/apt.conf.d/60inference-stack-cuda
   fi
   must_repair_dpkg
   hold "${HELD[@]}"
@@ -41,24 +41,25 @@ unstick_kernels() { # whose packages wait for a module that failed to build, and
 }
 
 broken_elsewhere() { # packages that are half installed and not of the driver
-  local status package pattern
+  local package pattern
   local -a family
   # shellcheck disable=SC2153 # a setting
   read -ra family <<<"$FAMILY"
-  while read -r status package; do
+  while read -r package; do
     for pattern in "${family[@]}"; do
       # shellcheck disable=SC2053 # a pattern it is
       [[ ! $WANTED || $package != $pattern ]] || continue 2
     done
     echo "$package"
-  done < <(dpkg-query -W -f '${db:Status-Status} ${Package}\n' | grep -E '^(half|unpacked|triggers)')
+  done < <(half_installed)
 }
 
 undo() {
   local -a found
   leave_driver
-  drop /etc/apt/preferences.d/inference-stack-cuda
-  if [[ $WHEN_REMOVED == purge && -e $STATE/versions/driver ]]; then
+  drop /etc/apt/preferences.d/inference-stack-cuda /etc/apt/apt.conf.d/60inference-stack-cuda
+  # A host that leaves has its `engine` undone first. Where that stays, the driver's models may be running.
+  if [[ $WHEN_REMOVED == purge && ! -e $STATE/steps/engine ]]; then
     mapfile -t found < <(ours)
     unhold_ours
     if [[ ${#found[@]} -gt 0 ]]; then
@@ -72,14 +73,14 @@ undo() {
 }
 
 ours() { # installed packages of the versions that this step pinned
-  local package have set
+  local package have major minor
   local -a family
   read -ra family <<<"$FAMILY"
   while read -r package have; do
-    for set in driver cuda; do
-      if was_pinned "$have" "$STATE/versions/$set"; then echo "$package"; fi
-    done
-  done < <(members "${family[@]}" "cuda-toolkit*" | sort -u)
+    if was_pinned "$have" "$STATE/versions/driver"; then echo "$package"; fi
+  done < <(members "${family[@]}")
+  [[ -e $STATE/versions/cuda ]] || return 0
+  while IFS=. read -r major minor _; do members "*-$major-$minor" | cut -d ' ' -f 1; done <"$STATE/versions/cuda"
 }
 
 leave_driver() {
@@ -110,8 +111,7 @@ driver() {
     install_set pinning "$version" "$first" "" "nvidia-driver-pinning-*"
     HELD+=("${SET[@]}")
   fi
-  # Debian lets both kinds of modules be installed, and one of them would be loaded.
-  if [[ $MODULES == open ]]; then UNWANTED="nvidia-kernel-dkms"; else UNWANTED="nvidia-open-kernel-dkms nvidia-kernel-open-dkms"; fi
+  UNWANTED=$(for_os NOT_BESIDE)
   install_set driver "$version" "$packages" "$loose" "$FAMILY"
   UNWANTED=""
   HELD+=("${SET[@]}")
@@ -130,10 +130,11 @@ driver() {
 }
 
 cuda() {
-  local version
-  version=$CUDA_VERSION
-  install_set cuda "$version" "$CUDA_PACKAGES" "" "$CUDA_PACKAGES"
-  HELD+=("${SET[@]}")
+  local package
+  install_set cuda "$CUDA_VERSION" "$CUDA_PACKAGES" "" "$CUDA_PARTS"
+  # Those with versions of their own that came with it stay.
+  while read -r package _; do HELD+=("$package"); done < <(members "$CUDA_PARTS")
+  not_unattended cuda "$CUDA_PARTS"
 }
 
 nouveau() { # Linux' own driver, which would take the cards first
@@ -219,7 +220,7 @@ build_failed() { # whether the last installation failed because of a build; goes
   for log in /var/lib/dkms/nvidia*/"$BUILDING"/build/make.log; do
     if grep -qE 'error:|Error [0-9]' "$log"; then failed=yes; fi
   done
-  [[ $failed ]] && grep -qE 'dkms|linux-(headers|image)' "$STATE/failed.log" || return 1
+  [[ $failed ]] && grep -qE 'dkms|linux-(headers|image)' "$APT_FAILED" || return 1
   if [[ $(kept "$BUILDING") ]] && without_headers "$BUILDING" && repair_dpkg; then return 0; fi
   fail "the driver $BUILDING can't be built" "$(build_error "$BUILDING")" \
     "choose another driver, or remove the kernel that it isn't made for"

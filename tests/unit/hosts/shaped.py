@@ -101,6 +101,7 @@ def versions(**changes: Any) -> HostVersions:
             "590": pin("590.48.01"),
         },
         "docker": pin("28.5.1", debian_12="20.10.24+dfsg1-1+deb12u1", debian_13="26.1.5+dfsg1-9"),
+        "containerd": pin("2.1.4"),
         "container_toolkit": pin("1.18.0"),
         "cuda_toolkits": {"12.9": pin("12.9.1-1"), "13.0": pin("13.0.2-1")},
     }

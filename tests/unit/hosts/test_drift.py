@@ -41,6 +41,13 @@ def test_a_prepared_host_is_as_the_spec_has_it(host: Host) -> None:
     assert repairs(HOST, spec, prepared.facts(spec)) == {}
 
 
+def test_parts_of_a_cuda_toolkit_are_held_whatever_their_versions() -> None:
+    spec = prepared.spec(shaped.host(cuda_toolkit="12.9"))
+    toolkit, part = shaped.package("12.9.1-1", held=True), shaped.package("12.9.79-1", held=False)
+    found = {**prepared.packages(), "cuda-toolkit-12-9": toolkit, "cuda-cudart-12-9": part, "cuda-cudart-13-0": part}
+    assert said(spec, prepared.facts(spec, packages=found)) == ["driver: no longer held: cuda-cudart-12-9"]
+
+
 @pytest.mark.parametrize(
     ("changed", "told", "repaired"),
     [
@@ -86,8 +93,18 @@ def test_a_prepared_host_is_as_the_spec_has_it(host: Host) -> None:
         ),
         (
             {"packages": {name: of for name, of in prepared.packages().items() if name != "containerd.io"}},
-            ["engine: containerd.io is not installed, the spec has the newest"],
+            ["engine: containerd.io is not installed, the spec has 2.1.4"],
             {"engine": 1},
+        ),
+        (
+            {"packages": package("containerd.io", version="2.4.0-1")},
+            ["engine: containerd.io is 2.4.0-1, the spec has 2.1.4"],
+            {"engine": 1},
+        ),
+        (
+            {"packages": {**prepared.packages(), "nvidia-kernel-dkms": shaped.package(MOVED, held=True)}},
+            [f"driver: nvidia-kernel-dkms is {MOVED}, the spec has none"],
+            {"driver": 1},
         ),
         (
             {"driver": shaped.driver("580.82.07")},

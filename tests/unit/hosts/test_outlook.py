@@ -68,7 +68,7 @@ def test_a_bare_host_that_was_asked() -> None:
         "  packages  nvidia-open-580 not installed → 580.105.08",
         "            docker-ce not installed → 28.5.1",
         "            docker-ce-cli not installed → 28.5.1",
-        "            containerd.io not installed → the newest",
+        "            containerd.io not installed → 2.1.4",
         "            nvidia-container-toolkit not installed → 1.18.0",
         "            nvidia-container-toolkit-base not installed → 1.18.0",
         "            libnvidia-container-tools not installed → 1.18.0",
