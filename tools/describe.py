@@ -34,6 +34,8 @@ def describe(stack: str) -> dict[str, Any]:
         "gateway_host": (data.get("gateway") or {}).get("host") or next(iter(data.get("hosts", {})), None),
         "keys": list(data.get("gateway", {}).get("keys", {})),
         "ports": _ports(data, grafana=versions is not None and "grafana" in versions.images),
+        # Of Pulumi's, besides those that every stack of its kind needs.
+        "plugins": ["cloudflare"] if (data.get("network") or {}).get("ingress") else [],
         "repos": sorted({m["source"]["repo"] for m in data.get("models", {}).values() if "source" in m}),
         "hub": data.get("hub"),
         "images": chosen.get("images"),

@@ -196,6 +196,7 @@ def _effects(every: list[Change], stops: Mapping[str, str]) -> list[str]:
     for model in dict.fromkeys(c.parent for c in services if c.labels.get("component") == "serving"):
         lines += _model(model, [c for c in services if c.parent == model], stops)
     lines += _gateway([c for c in services if c.labels.get("component") == "gateway"], stops)
+    lines += _ingress([c for c in services if c.labels.get("component") == "network"])
     watching = [c for c in services if c.labels.get("component") == "observability" and c.verb == "replace"]
     if watching:
         seconds = max(c.starts_in_s for c in watching) + STOP_S
@@ -244,6 +245,18 @@ def _gateway(services: list[Change], stops: Mapping[str, str]) -> list[str]:
     else:
         more = "; LiteLLM's instances are replaced one at a time" if behind else ""
     return [f"Gateway: {_names(touched)} restarts, away for about {away} s{more}."]
+
+
+def _ingress(connectors: list[Change]) -> list[str]:
+    return [
+        {
+            "create": "Ingress: new; its names resolve once the connector is connected.",
+            "delete": "Ingress: goes away; nobody outside reaches the stack any more.",
+            "replace": f"Ingress: {c.name} restarts, nobody outside reaches the stack for about "
+            f"{c.starts_in_s + STOP_S} s; running requests may finish first, {c.grace_s} s at the most.",
+        }.get(c.verb, "Ingress: not touched.")
+        for c in connectors
+    ]
 
 
 def problems(preview: Mapping[str, Any]) -> list[str]:

@@ -96,6 +96,37 @@ def test_a_litellm_instance_that_is_only_now_created_does_not_help_yet() -> None
     assert "away for about 9 s" in line(report.report(preview, "dev"), "Gateway")
 
 
+@pytest.mark.parametrize(
+    ("operation", "told"),
+    [
+        ("create", "Ingress: new; its names resolve once the connector is connected."),
+        ("replace", "Ingress: cloudflared restarts, nobody outside reaches the stack for about 2 s; running requests"),
+        ("delete", "Ingress: goes away; nobody outside reaches the stack any more."),
+        ("same", "Ingress: not touched."),
+    ],
+)
+def test_what_outsiders_notice_is_told(operation: str, told: str) -> None:
+    preview = only(lambda step: named(step, "litellm-0"))
+    twin(preview, "nginx", "cloudflared", operation)
+    for step in [s for s in preview["steps"] if named(s, "cloudflared")]:
+        for state in (step.get("oldState"), step.get("newState")):
+            for label in (state or {}).get("inputs", {}).get("labels", ()):
+                if label["label"].endswith(".component"):
+                    label["value"] = "network"
+    assert line(report.report(preview, "dev"), "Ingress").startswith(told)
+
+
+def test_secret_files_are_told_without_a_line_of_them() -> None:
+    preview = recorded()
+    for step in preview["steps"]:
+        if named(step, "litellm-0-files-carrier"):
+            for state in (step["oldState"], step["newState"]):
+                state["inputs"]["uploads"] = "[secret]"
+    said = report.report(preview, "dev")
+    assert "its secret files" in said
+    assert "config.yaml:" not in said
+
+
 def test_a_second_replica_answers_while_the_first_restarts() -> None:
     preview = only(lambda step: named(step, "chat-0"))
     twin(preview, "chat-0", "chat-1", "replace")

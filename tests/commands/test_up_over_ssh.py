@@ -24,7 +24,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     ran: list[str] = []
     answers: dict[str, Any] = {
         "Preview": PREVIEW,
-        "Stack and keys": {"gateway_host": "studio-1"},
+        "Stack and keys": {"gateway_host": "studio-1", "plugins": []},
         "pulumi up": [],
         "Outputs": {"key": "", "url": None, "models": []},
     }

@@ -40,6 +40,13 @@ def test_every_port_that_can_be_published_is_told(configs: Path) -> None:
     assert describe.describe("dev")["ports"] == told
 
 
+def test_an_ingress_needs_a_plugin_of_its_own(configs: Path) -> None:
+    assert describe.describe("dev")["plugins"] == []
+    file = configs / "dev.yaml"
+    file.write_text(f"{file.read_text()}\nnetwork: {{ingress: {{provider: cloudflare}}}}\n")
+    assert describe.describe("dev")["plugins"] == ["cloudflare"]
+
+
 @pytest.mark.parametrize(
     ("versions", "says"),
     [

@@ -3,6 +3,8 @@
 The download here is a local server with the official layout; what it serves are scripts of the right names.
 """
 
+import functools
+import hashlib
 import io
 import os
 import subprocess
@@ -12,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.setup.official import CLI, CLI_SUMS, PLUGIN, Downloads, write_sums
+from tests.setup.official import ARCH, CLI, CLI_SUMS, PLUGIN, Downloads, write_sums
 from tools.setup import engine, paths
 from tools.setup.progress import SetupError, run_step
 
@@ -171,6 +173,8 @@ def test_versions_are_those_of_the_python_packages() -> None:
     lock = (paths.REPO / "requirements.txt").read_text()
     assert f"\npulumi=={engine.PULUMI} " in lock
     assert f"\npulumi-docker=={engine.DOCKER_PLUGIN} " in lock
+    for name, (version, _) in engine.AT_TIMES.items():
+        assert f"\npulumi-{name}=={version} " in lock
     cli = (paths.GO_MODULES / "cli" / "go.mod").read_text()
     assert f"github.com/pulumi/pulumi/pkg/v3 v{engine.PULUMI}" in cli
     language = (paths.GO_MODULES / "language-python" / "go.mod").read_text()
@@ -187,3 +191,26 @@ def test_what_a_killed_run_left_is_cleared_away(cache: Path) -> None:
     (cache / "engine" / f".scratch-{os.getpid()}-y").mkdir()  # somebody else's, still at work
     got = run_step("Pulumi", engine.ensure)
     assert left_in(cache) == [f".scratch-{os.getpid()}-y", got.bin_dir.parent.name]
+
+
+@pytest.mark.usefixtures("server")
+@pytest.mark.parametrize("name", engine.AT_TIMES)
+def test_a_plugin_that_some_stacks_need_is_downloaded_once(served: Path, tmp_path: Path, name: str) -> None:
+    version, _ = engine.AT_TIMES[name]
+    file = served / "plugins" / f"pulumi-resource-{name}-v{version}-linux-{ARCH}.tar.gz"
+    archive(file, {f"pulumi-resource-{name}": "#!/bin/sh\n"})
+    digest = hashlib.sha1(file.read_bytes()).hexdigest()
+    (served / "plugins" / f"pulumi-{name}_{version}_checksums.txt").write_text(f"{digest}  ./{file.name}\n")
+    for home in ("one", "two"):
+        run_step("Plugin", functools.partial(engine.ensure_plugin, name, pulumi_home=tmp_path / home))
+        assert (tmp_path / home / "plugins" / f"resource-{name}-v{version}" / f"pulumi-resource-{name}").exists()
+        file.unlink(missing_ok=True)
+
+
+@pytest.mark.usefixtures("server")
+@pytest.mark.parametrize("name", engine.AT_TIMES)
+def test_without_its_download_the_way_to_such_a_plugin_is_told(tmp_path: Path, name: str) -> None:
+    with pytest.raises(SetupError) as error:
+        run_step("Plugin", functools.partial(engine.ensure_plugin, name, pulumi_home=tmp_path))
+    assert f"{name} plugin" in error.value.reason
+    assert f"pulumi plugin install resource {name} {engine.AT_TIMES[name][0]}" in error.value.remedy

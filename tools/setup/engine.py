@@ -32,9 +32,18 @@ DOCKER_PLUGIN = "5.1.0"
 """Equal to pulumi-docker's version in pyproject.toml."""
 COMMAND_PLUGIN = "1.2.1"
 """Equal to pulumi-command's version in pyproject.toml."""
+CLOUDFLARE_PLUGIN = "6.23.1"
+"""Equal to pulumi-cloudflare's version in pyproject.toml."""
 PLUGIN_BINARY = "pulumi-resource-docker"
-COMMAND_BINARY = "pulumi-resource-command"
-PLUGINS = {"plugin": f"resource-docker-v{DOCKER_PLUGIN}", "command": f"resource-command-v{COMMAND_PLUGIN}"}
+AT_TIMES = {
+    "command": (COMMAND_PLUGIN, "which prepares hosts"),
+    "cloudflare": (CLOUDFLARE_PLUGIN, "which makes tunnels"),
+}
+"""Plugins that some stacks need → version, what for."""
+PLUGINS = {
+    "plugin": f"resource-docker-v{DOCKER_PLUGIN}",
+    **{name: f"resource-{name}-v{version}" for name, (version, _) in AT_TIMES.items()},
+}
 """Part of the download → its folder below `plugins`."""
 LANGUAGE_HOST = "3.75.0"
 """The last SDK module that carries the Python language host; the protocol has stayed the same."""
@@ -136,26 +145,27 @@ def copy_plugin(engine: Engine, pulumi_home: Path) -> None:
         _copy(engine.plugin, folder)
 
 
-def ensure_command_plugin(step: Step, pulumi_home: Path) -> None:
-    """Have Pulumi's command plugin below `pulumi_home`: stacks with hosts over SSH need it. Raises SetupError.
+def ensure_plugin(name: str, step: Step, pulumi_home: Path) -> None:
+    """Have one of Pulumi's plugins of AT_TIMES below `pulumi_home`. Raises SetupError.
 
     It is there or downloaded: what a build of it needs is in no Go module.
     """
-    folder = pulumi_home / "plugins" / PLUGINS["command"]
-    step.note = f"command plugin {COMMAND_PLUGIN}"
-    if (folder / COMMAND_BINARY).exists():
+    version, what_for = AT_TIMES[name]
+    folder = pulumi_home / "plugins" / PLUGINS[name]
+    step.note = f"{name} plugin {version}"
+    if (folder / f"pulumi-resource-{name}").exists():
         return
-    cached = paths.cache() / "engine" / f"download-command-{COMMAND_PLUGIN}"
+    cached = paths.cache() / "engine" / f"download-{name}-{version}"
     if not (cached / "complete").exists():
         try:
-            _download(step, cached, ("command",))
+            _download(step, cached, (name,))
         except Unreachable as error:
             raise step.fail(
-                f"Pulumi's command plugin {COMMAND_PLUGIN}, which prepares hosts, can't be had: {error}",
+                f"Pulumi's {name} plugin {version}, {what_for}, can't be had: {error}",
                 "let this machine reach it, or a mirror named by INFERENCE_STACK_PULUMI_DOWNLOADS; or copy the folder "
-                f"{folder} from a machine where `pulumi plugin install resource command {COMMAND_PLUGIN}` works",
+                f"{folder} from a machine where `pulumi plugin install resource {name} {version}` works",
             ) from error
-    _copy(cached / "plugins" / PLUGINS["command"], folder)
+    _copy(cached / "plugins" / PLUGINS[name], folder)
 
 
 def _copy(plugin: Path, folder: Path) -> None:
@@ -206,11 +216,10 @@ def _download(step: Step, folder: Path, parts: Sequence[str]) -> None:
             f"plugins/pulumi-resource-docker-v{DOCKER_PLUGIN}-linux-{arch}.tar.gz",
             f"plugins/pulumi-docker_{DOCKER_PLUGIN}_checksums.txt",
         ),
-        "command": (
-            f"plugins/pulumi-resource-command-v{COMMAND_PLUGIN}-linux-{arch}.tar.gz",
-            f"plugins/pulumi-command_{COMMAND_PLUGIN}_checksums.txt",
-        ),
     }
+    for name, (version, _) in AT_TIMES.items():
+        archive_path = f"plugins/pulumi-resource-{name}-v{version}-linux-{arch}.tar.gz"
+        archives[name] = (archive_path, f"plugins/pulumi-{name}_{version}_checksums.txt")
     with _scratch(folder) as scratch:
         for part in parts:
             path, sums_path = archives[part]

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -35,7 +36,7 @@ def up(stack: str) -> None:
     found: engine.Engine = run_steps({"Python packages": venv.ensure, "Pulumi": engine.ensure})["Pulumi"]
     state.prepare(found)
     env = state.environment()
-    run_step("Command plugin", lambda step: engine.ensure_command_plugin(step, state.pulumi_home(env)))
+    run_step("Command plugin", lambda step: engine.ensure_plugin("command", step, state.pulumi_home(env)))
 
     def stack_ready(step: Step) -> dict[str, Any]:
         wanted = state.describe(stack, step)
@@ -46,6 +47,8 @@ def up(stack: str) -> None:
         return wanted
 
     wanted = run_step("Stack and keys", stack_ready)
+    for name in wanted["plugins"]:
+        run_step(f"{name.capitalize()} plugin", partial(engine.ensure_plugin, name, pulumi_home=state.pulumi_home(env)))
     run_step("Earlier runs", lambda step: recover.recover(stack, step, env, over_ssh=True))
     if not agreed(run_step("Preview", lambda step: _preview(stack, step, env))):
         print("Nothing was changed.")

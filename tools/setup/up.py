@@ -10,6 +10,7 @@ import sysconfig
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from tools.setup import chat, choices, docker, engine, images, paths, preflight, recover, state, venv
@@ -32,6 +33,8 @@ def up(stack: str) -> None:
         state.ensure_stack(stack, step, env)
         choices.make(stack, wanted, way, step, env)
 
+    for name in wanted["plugins"]:
+        run_step(f"{name.capitalize()} plugin", partial(engine.ensure_plugin, name, pulumi_home=state.pulumi_home(env)))
     ports = preflight.published(wanted["ports"], way)
     run_step("Ports", lambda step: preflight.check_ports(stack, ports, step))
     run_step("Stack and choices", stack_ready)
