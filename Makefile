@@ -3,6 +3,8 @@ STACK ?= dev
 PYTHON ?= python3
 SETUP = $(PYTHON) -m tools.setup
 PY = .venv/bin/python
+# Real deployments wait more than they compute: two processes share the tests, as tests/conftest.py says.
+TWO = --numprocesses 2 --dist loadgroup
 
 .DEFAULT_GOAL := help
 .PHONY: help up down clean preview plan facts drift forget logs key dev parts check fix unit test test-all golden docs lock
@@ -64,10 +66,10 @@ unit: dev ## tests that need no Docker (under a minute)
 	$(PY) -m pytest tests/unit tests/config_cases tests/golden tests/commands -m "not campaign"
 
 test: check parts ## every test: unit, contract, and a real deployment
-	$(PY) -m pytest tests -m "not campaign"
+	$(PY) -m pytest tests -m "not campaign" $(TWO)
 
 test-all: check parts ## test, and the campaigns that take long
-	$(PY) -m pytest tests
+	$(PY) -m pytest tests $(TWO)
 
 golden: dev ## write tests/golden anew; review the diff
 	$(PY) -m tests.golden.update

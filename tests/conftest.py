@@ -1,12 +1,26 @@
 """What every test run ends with: what was skipped and why, and what this machine can't show at all."""
 
 import shutil
+from pathlib import Path
 
 import pytest
+
+TESTS = Path(__file__).parent
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "campaign: takes long; `make test-all` runs it")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What one process runs, in order, where several share the tests (`--dist loadgroup`).
+
+    The machines of tests/hosts and tests/faults are their own; the rest shares this machine's ports and names.
+    """
+    for item in items:
+        folder, *_ = item.path.relative_to(TESTS).parts
+        group = {"hosts": item.path.stem, "faults": folder}.get(folder, "this machine")
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
