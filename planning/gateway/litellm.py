@@ -7,6 +7,7 @@ from pathlib import Path
 from planning.containers import FILES_DIR, ContainerPlan, Health, Network
 from planning.gateway.litellm_config import (
     GeneralSettings,
+    GroupRetryPolicy,
     LitellmParams,
     LitellmSettings,
     ModelEntry,
@@ -137,6 +138,12 @@ def proxy_config(spec: StackSpec) -> ProxyConfig:
             routing_strategy="simple-shuffle",
             num_retries=gateway.num_retries,
             retry_policy=RetryPolicy(TimeoutErrorRetries=0),
+            # Before it asks the only replica again, LiteLLM sleeps, 4 s in all: whoever has a fallback needn't.
+            model_group_retry_policy={
+                name: GroupRetryPolicy(DefaultRetries=0)
+                for name in _fallbacks(spec)
+                if len(spec.file.models[name].replicas) == 1
+            },
             retry_after=0,
             allowed_fails=3,
             cooldown_time=COOLDOWN_S,

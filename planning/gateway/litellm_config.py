@@ -50,10 +50,20 @@ class RetryPolicy:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GroupRetryPolicy:
+    """Retries of one model, in place of RetryPolicy and `num_retries`."""
+
+    DefaultRetries: int
+    """After an error of any kind."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RouterSettings:
     routing_strategy: str
     num_retries: int
     retry_policy: RetryPolicy
+    model_group_retry_policy: dict[str, GroupRetryPolicy]
+    """By model."""
     retry_after: int
     """Seconds before a retry, at least."""
     allowed_fails: int

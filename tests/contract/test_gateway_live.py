@@ -209,6 +209,17 @@ def test_a_model_that_fails_falls_back_for_keys_that_may_use_the_other(gateway: 
     assert "spare-0" not in {asked["replica"] for asked in gateway.fake("/seen")["seen"]}
 
 
+def test_the_only_replica_of_a_model_with_a_fallback_is_asked_once() -> None:
+    """LiteLLM would sleep before it asks the same one again."""
+    with running_gateway(fallbacks={"spare": ["chat"]}) as gateway:
+        gateway.fake("/fail", {"spare-0": 500})
+        assert gateway.chat(model="spare", headers={"X-Request-Id": "once"}).status == 200
+        asked = [request["replica"] for request in gateway.fake("/seen")["seen"]]
+        assert asked[0] == "spare-0"
+        assert asked[1] in ("chat-0", "chat-1")
+        assert len(asked) == 2
+
+
 def test_a_client_that_leaves_stops_the_engine(gateway: RunningGateway) -> None:
     for number, stream in enumerate((True, False), start=1):
         with socket.create_connection(("127.0.0.1", gateway.port)) as wire:
