@@ -18,6 +18,7 @@ from typing import Any
 
 from planning.hosts.outlook import outlook, reboots
 from planning.hosts.plan import STEPS
+from planning.names import COOLDOWN_S
 from planning.placement import gateway_host, placed
 from stack_configs.schema.stack import StackSpec
 from tools.stack import load_stack
@@ -216,7 +217,7 @@ def _model(model: str, replicas: list[Change], stops: Mapping[str, str]) -> list
     if not touched:
         stopped = [f"{c.name} stops {stops[c.name]}" for c in staying if c.name in stops]
         return [f"Model {model}: {'; '.join(stopped) or 'not restarted'}."]
-    seconds = sum(c.starts_in_s + STOP_S for c in touched)
+    seconds = sum(c.starts_in_s + STOP_S for c in touched) + COOLDOWN_S * (len(touched) - 1)
     grace = max(c.grace_s for c in touched)
     waits = f"; running requests may finish first, {grace} s at the most" if grace else ""
     if len(staying) > 1:

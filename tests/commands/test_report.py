@@ -131,7 +131,7 @@ def test_a_second_replica_answers_while_the_first_restarts() -> None:
     preview = only(lambda step: named(step, "chat-0"))
     twin(preview, "chat-0", "chat-1", "replace")
     said = line(report.report(preview, "dev"), "Model chat")
-    assert "restart one at a time, about 92 s in all" in said
+    assert "restart one at a time, about 102 s in all" in said
     assert said.endswith("The other 1 of 2 replicas answer meanwhile: away for 0 s.")
 
 
