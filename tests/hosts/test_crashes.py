@@ -3,7 +3,7 @@
 Docker, systemd and the journal are real. Stand-ins: replicas are a shell with a replica's label; a GPU is a CDI device
 with nothing in it; and the kernel's lines come by `logger`, since a container's kernel is its machine's. Most cases
 don't wait for the timer: `look` starts the same unit. The time in which deaths count is shortened by the unit's own
-setting. What happens to a process that can't be killed: tests/unit/hosts/test_fence.py.
+setting. A process that can't be killed waits for a file system that doesn't answer, not for a GPU.
 """
 
 import time
@@ -37,6 +37,24 @@ for program in /bin/sh /bin/sleep /bin/rm /bin/true; do
 done | sort -u | xargs cp -L --parents -t .
 tar -c . | docker import - {IMAGE}
 """
+HANGS = """
+import ctypes, os, struct
+fd = os.open("/dev/fuse", os.O_RDWR)
+os.makedirs("/hangs", exist_ok=True)
+options = f"fd={fd},rootmode=40000,user_id=0,group_id=0,allow_other".encode()
+assert ctypes.CDLL(None).mount(b"hangs", b"/hangs", b"fuse", 0, options) == 0
+def answer(unique, body=b"", error=0):
+    os.write(fd, struct.pack("<IiQ", 16 + len(body), error, unique) + body)
+while True:
+    opcode, unique = struct.unpack("<IIQ", os.read(fd, 1 << 18)[:16])[1:]
+    if opcode == 26:  # INIT, of version 7.19
+        answer(unique, struct.pack("<IIIIHHI", 7, 19, 0, 0, 0, 0, 4096))
+    elif opcode == 3:  # GETATTR: a folder
+        answer(unique, struct.pack("<QII6Q3I7I", 3600, 0, 0, 1, *[0] * 8, 0o40755, 2, 0, 0, 0, 4096, 0))
+    elif opcode not in (1, 2):  # LOOKUP and FORGET have no answer
+        answer(unique, error=-38)
+"""
+"""A file system, /hangs, that never answers who opens a file: the kernel lets nobody end that process meanwhile."""
 SERVES = "trap exit TERM; while :; do sleep 1 & wait $!; done"
 DIES = "exit 3"
 DIES_WHEN_TOLD = "trap exit TERM; while :; do [ -e /told/die ] && rm /told/die && exit 3; sleep 0.1 & wait $!; done"
@@ -274,6 +292,26 @@ def test_a_replica_that_hangs_for_as_long_as_a_start_may_take_is_stopped(site: S
     assert site.state("model") == "exited"
     assert "it hangs: its health check has failed for 2 s, all that a start may take" in site.note("model")
     assert site.state("patient") == "running"
+
+
+@pytest.mark.campaign
+def test_a_process_that_nobody_can_end_is_told_and_ends_with_a_reboot(site: Site) -> None:
+    site.host.put("/srv/hangs.py", HANGS)
+    site.host.inside("systemd-run -q --unit=hangs python3 /srv/hangs.py")
+    site.until("the file system", "mountpoint -q /hangs")
+    health = "--health-cmd /bin/false --health-interval 1s --health-retries 1 --health-start-period 1s"
+    site.run("model", "read x </hangs/file", "-v /hangs:/hangs", health)
+    site.until("its health check", "[ $(docker ps -q --filter health=unhealthy | wc -l) = 1 ]")
+    site.look()
+    time.sleep(1)
+    site.look()
+    assert site.state("model") == "running"
+    assert site.note("model").endswith("Its processes can't be ended: reboot this host first")
+    site.host.reboot()
+    site.until("Docker", "docker ps")
+    site.look()
+    assert site.state("model") == "exited"
+    assert site.note("model").endswith("docs/troubleshooting.md says when")
 
 
 def test_over_a_reboot_models_come_back_and_fenced_ones_stay_so(site: Site) -> None:

@@ -23,6 +23,7 @@ ANSWERS_S=30 # longest wait for Docker
 WORKS_S=60 # longest time for Docker to start a container, or to give up on one that can't be killed after its grace
 NOTES=/var/lib/inference-stack/pending
 SEEN=/run/inference-stack-fence # gone with each boot
+STUCK="Its processes can't be ended: reboot this host first"
 LABEL=inference-stack.component
 ROW='{{.ID}}|{{.Name}}|{{index .Config.Labels "inference-stack.component"}}|{{.State.Running}}|{{.State.StartedAt}}|{{.RestartCount}}'
 ROW+='|{{if and .State.Error (eq .State.Status "exited") (eq .HostConfig.RestartPolicy.Name "unless-stopped")}}yes{{end}}'
@@ -46,6 +47,7 @@ main() {
     IFS='|' read -r id name component running started restarts failed health starts_in_s grace_s gpus <<<"$row"
     name=${name#/}
     if [[ $running != true ]]; then
+      ended "$name"
       if [[ $failed ]]; then start "$id" "$name"; fi
       continue
     fi
@@ -156,9 +158,13 @@ fence() { # id, name, when it was started, its grace in seconds, why
   rm -f "$SEEN/$1".* # a start by hand begins anew
   if [[ $(timeout "$ANSWERS_S" docker inspect --format '{{.State.Running}}' "$1" || true) != false ]]; then
     say "$2 can't be ended: only a reboot of this host does"
-    echo "$note. Its processes can't be ended: reboot this host first" >"$NOTES/fenced-$2"
+    echo "$note. $STUCK" >"$NOTES/fenced-$2"
     echo "$3" >"$SEEN/$1.stuck"
   fi
+}
+
+ended() { # name: what could not be ended, and has by now
+  if grep -qsF "$STUCK" "$NOTES/fenced-$1"; then sed -i "s/\. $STUCK//" "$NOTES/fenced-$1"; fi
 }
 
 start() { # id, name, of what Docker could not start. Others are in its place where it has one of those names

@@ -1,6 +1,6 @@
-"""What no test host can show of fence.sh, a process that the kernel lets nobody end, and what is told of its notes.
+"""How fence.sh, with a stand-in for Docker, leaves alone what can't be ended, and where its notes are told.
 
-Docker is a stand-in. All else of fence.sh is run on a host: tests/hosts/test_crashes.py.
+On a host it runs in tests/hosts/test_crashes.py.
 """
 
 import os
