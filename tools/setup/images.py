@@ -24,8 +24,8 @@ if TYPE_CHECKING:  # set-up starts before the environment that has pydantic
 
 Way = Literal["registry", "built"]
 
-GPU_ONLY = frozenset({"vllm-cuda", "dcgm-exporter"})
-"""Not fetched beforehand: the deployment pulls them where there is an NVIDIA GPU."""
+NOT_BEFOREHAND = frozenset({"vllm-cuda", "dcgm-exporter", "cloudflared"})
+"""The deployment pulls them where there is an NVIDIA GPU, or an ingress."""
 CACHE_GIB = {"vllm": 5.2, "litellm": 0.5}
 """Wheels, downloaded and unpacked, measured."""
 DOCKER_GIB = {"vllm": 13.5, "litellm": 2.0, "base": 0.6}
@@ -52,7 +52,7 @@ def version_set(name: str | None = None) -> VersionSet:
 
 
 def decide(versions: VersionSet | None = None) -> Decision:
-    """`registry` when every pinned manifest that a stack without GPUs needs can be had there, else `built`."""
+    """`registry` when every pinned manifest that any stack needs can be had there, else `built`."""
     pins = _wanted(versions or version_set(), None)
 
     def missing(name: ImageName) -> str | None:
@@ -78,7 +78,7 @@ def ensure(
     *,
     one_by_one: bool = False,
 ) -> None:
-    """Have the images (default: all that need no GPU) on this machine. A no-op when they are. Raises SetupError.
+    """Have the images (default: all that any stack needs) on this machine. A no-op when they are. Raises SetupError.
 
     Building `one_by_one` takes longer and less disk.
     """
@@ -90,7 +90,7 @@ def ensure(
 
 
 def _wanted(versions: VersionSet, names: Iterable[ImageName] | None) -> dict[ImageName, ImagePin]:
-    chosen = set(names) if names is not None else set(versions.images) - GPU_ONLY
+    chosen = set(names) if names is not None else set(versions.images) - NOT_BEFOREHAND
     return {name: pin for name, pin in versions.images.items() if name in chosen}
 
 
