@@ -359,6 +359,25 @@ def test_a_host_brings_the_model_back_when_nobody_comes_to_finish_a_replacement(
     assert serving.up() == {}
 
 
+def test_a_model_that_keeps_dying_is_stopped_by_its_host_and_its_fallback_answers(serving: Serving) -> None:
+    """Six deaths within the hour that the unit is installed with; more of it in test_crashes.py."""
+    far, note = "inference-test-far-0", "/var/lib/inference-stack/pending/fenced-inference-test-far-0"
+    before, host = container_of(serving.second, "far-0"), serving.second
+    dies = f"pid=$(docker inspect -f '{{{{.State.Pid}}}}' {far}); [ $pid = 0 ] || kill -9 $pid; sleep 0.2"
+    host.inside(f"until [ -e {note} ]; do {dies}; done; while [ $(docker ps -q -f name={far}) ]; do sleep 0.2; done")
+    assert "it died" in host.inside(f"cat {note}")
+    assert serving.answers("far")["choices"]
+    # Pulumi's state says that it runs: that changes only when somebody has it look.
+    assert serving.up() == {}
+    assert "far-0" not in running_on(host)
+    assert serving.project.refresh()["update"] == 1
+    assert serving.up() == {"update": 1}
+    assert container_of(host, "far-0") == before
+    host.inside("systemctl start inference-stack-fence")
+    assert host.inside(f"ls {note}", check=False) == ""
+    assert serving.up() == {}
+
+
 def test_models_are_back_after_a_reboot_without_an_up(serving: Serving) -> None:
     serving.second.reboot()
     assert serving.answers("sim")["choices"]
