@@ -284,7 +284,7 @@ def main() -> int:
     parser.add_argument("--case", action="append", choices=CASES, help="only this one; may be given several times")
     parser.add_argument("--streams", type=int, default=3)
     parser.add_argument("--plain", type=int, default=3)
-    parser.add_argument("--tokens", type=int, default=400, help="of a stream")
+    parser.add_argument("--tokens", type=int, default=150, help="of a stream; it must end within --drain")
     parser.add_argument("--drain", type=int, default=30, help="drain_timeout_s of the models")
     parser.add_argument("--verbose", action="store_true", help="Docker's events of each replacement")
     given = parser.parse_args()
