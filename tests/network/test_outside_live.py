@@ -140,7 +140,10 @@ def test_who_is_not_given_the_volume_has_no_socket(running: Running) -> None:
 
 def test_the_connector_finds_nothing_of_the_stack_but_nginx(running: Running) -> None:
     inner = running.sandbox.address(running.behind)
-    for at in (f"litellm:{LITELLM_PORT}", f"behind:{LITELLM_PORT}", f"{inner}:{LITELLM_PORT}"):
+    # Pages of the monitoring are on `edge`, and so is nginx: one bridge of Docker's is not reached from another.
+    edge = inspect(running.nginx)["NetworkSettings"]["Networks"][f"{running.sandbox.name}-edge"]["IPAddress"]
+    behind = (f"litellm:{LITELLM_PORT}", f"behind:{LITELLM_PORT}", f"{inner}:{LITELLM_PORT}")
+    for at in (*behind, f"{edge}:{NGINX_PORT}"):
         assert running.ask("GET", "/v1/models", LLM, client=ALLOWED, to=at).status == 0, at
 
 
