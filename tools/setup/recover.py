@@ -159,7 +159,7 @@ def recover(stack: str, step: Step, env: Mapping[str, str], *, over_ssh: bool = 
     for found in plan.back:
         name = found.name.split(PREVIOUS)[0]
         step.say(f"its replacement was cut off: {name} serves again")
-        # Before the refresh, which deletes a container that should run and doesn't.
+        # Before the refresh, which sees whether it runs.
         objects.docker("rename", found.ident, name, on=found.on)
         objects.docker("start", found.ident, on=found.on)
     if plan.refresh:
