@@ -70,6 +70,7 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
         command=(),
         files=echo,
         health=Health(command=("python3", "-c", ASK)),
+        stop_grace_s=1,  # it does not heed SIGTERM
     )
     folder = tmp_path_factory.mktemp("ingress")
     found = Deployed(
