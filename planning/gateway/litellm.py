@@ -107,9 +107,9 @@ SYSCTLS = {"net.ipv4.tcp_retries2": "5", "net.ipv4.tcp_syn_retries": "1"}
 
 What was sent and is not acknowledged is given up at the sixth time-out, each twice as long as the one before: 63 times
 the first, 12.6 s in all; more on a slow network, whose round trip makes the first longer than 0.2 s. Connecting is
-given up after 3 s, and LiteLLM connects six times: each of its tries twice. Linux' own values are 15 minutes and 2.
-Measured with every packet dropped: the fallback had answered after 29 s what was asked on open connections, after 36 s
-what waited for its answer, after 19 s what was asked later.
+given up after 3 s, and LiteLLM connects twice for each of its tries. Linux' own values are 15 minutes and 2. Measured
+with every packet dropped, two replicas lost and two retries: the fallback had answered after 29 s what was asked on
+open connections, after 36 s what waited for its answer, after 19 s what was asked later.
 Source: https://docs.kernel.org/networking/ip-sysctl.html, `tcp_retries2` and `tcp_syn_retries`.
 """
 
