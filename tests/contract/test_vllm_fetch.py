@@ -124,9 +124,15 @@ class Job:
         return self.models / "it"
 
     def run(
-        self, repo: str = REPO, revision: str = REVISION, *, url: str | None = None, lock: dict[str, str] | None = None
+        self,
+        repo: str = REPO,
+        revision: str = REVISION,
+        *,
+        url: str | None = None,
+        lock: dict[str, str] | None = None,
+        room: str = "",
     ) -> str:
-        """All that the job prints, its exit code last. `lock`: file → SHA-256."""
+        """All that the job prints, its exit code last. `lock`: file → SHA-256. `room`: the size of its disk."""
         locked: tuple[str, ...] = ()
         if lock is not None:
             files = {name: LockedFile(size=len(FILES[name]), sha256=digest) for name, digest in lock.items()}
@@ -135,7 +141,8 @@ class Job:
         said = docker(
             *("run", "--rm", "--network", "host", "--user", "23456:23456", "--read-only", "--tmpfs", "/tmp"),
             *("--cap-drop", "ALL", "--env", "HOME=/tmp", "--env", f"HF_ENDPOINT={url or self.hub.url}"),
-            *("--volume", f"{SCRIPTS}/fetch_hub.py:/config/fetch.py:ro", "--volume", f"{self.models}:/var/tmp"),
+            *("--volume", f"{SCRIPTS}/fetch_hub.py:/config/fetch.py:ro"),
+            *(("--tmpfs", f"/var/tmp:size={room},mode=1777") if room else ("--volume", f"{self.models}:/var/tmp")),
             *("--entrypoint", "sh", need_image("vllm"), "-c", 'python3 /config/fetch.py "$@"; echo "code $?"', "sh"),
             *("--repo", repo, "--revision", revision, "--into", "/var/tmp/it"),
             *locked,
@@ -240,6 +247,13 @@ def test_wrong_content_is_refused_and_removed(job: Job) -> None:
     assert "code 1" in said
     job.hub.corrupt = False
     assert "code 0" in job.run()
+
+
+def test_a_disk_without_room_is_told_before_anything_is_fetched(job: Job) -> None:
+    said = job.run(room="64m")
+    assert "error: the disk is too small: 0.003 GB are missing and 0.067 GB are free" in said
+    assert "code 1" in said
+    assert fetched(job) == []
 
 
 @pytest.mark.parametrize(

@@ -117,10 +117,10 @@ def _handler(hub: LocalHub, elsewhere: bool) -> type[BaseHTTPRequestHandler]:
 
 
 @contextmanager
-def serving(files: dict[str, bytes]) -> Iterator[LocalHub]:
+def serving(files: dict[str, bytes], address: str = "127.0.0.1") -> Iterator[LocalHub]:
     hub = LocalHub(dict(files))
-    servers = [ThreadingHTTPServer(("127.0.0.1", 0), _handler(hub, elsewhere)) for elsewhere in (False, True)]
-    hub.url, hub.store = (f"http://127.0.0.1:{server.server_port}" for server in servers)
+    servers = [ThreadingHTTPServer((address, 0), _handler(hub, elsewhere)) for elsewhere in (False, True)]
+    hub.url, hub.store = (f"http://{address}:{server.server_port}" for server in servers)
     for server in servers:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     try:
