@@ -11,6 +11,7 @@ from pulumi.runtime._callbacks import _CallbackServicer
 
 from tests.hosts.host import login
 from tests.hosts.plugin import install
+from tools import forget
 from tools.setup import engine, paths
 from tools.setup.progress import Step
 
@@ -84,6 +85,16 @@ class Project:
         file = self.folder / "backend" / ".pulumi" / "stacks" / "test" / "test.json"
         rows = json.loads(file.read_text())["checkpoint"]["latest"].get("resources", [])
         return {row["urn"].rsplit("::", 1)[1]: row for row in rows}
+
+    def forget(self, host: str) -> None:
+        """As `make forget` does it."""
+        exported = self._stack.export_stack()
+        state = {"version": exported.version, "deployment": exported.deployment}
+        rows: list[dict[str, Any]] = (exported.deployment or {})["resources"]
+        going = forget.of_host(rows, host)
+        assert going
+        assert forget.needed_by_others(rows, going) == []
+        self._stack.import_stack(automation.Deployment(**forget.without(state, going)))
 
     def refresh(self) -> Mapping[str, int]:
         return _counts(self._stack.refresh().summary.resource_changes)
