@@ -23,7 +23,7 @@ from tests.golden.specs import host_versions
 from tests.hosts.engine import Project
 from tests.hosts.host import LABEL, Host, bare_hosts, login
 from tests.hosts.images import give_images
-from tests.hosts.test_serving import IMAGES, KEY, MODELS_DIR, PREPARED, WAITS, container_of, forwarded, running_on
+from tests.hosts.serving import IMAGES, KEY, MODELS_DIR, PREPARED, WAITS, container_of, forwarded, running_on
 from tests.unit.ledger import local_hub
 
 HUB = """
