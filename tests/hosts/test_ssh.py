@@ -50,6 +50,12 @@ def test_nothing_runs_where_the_host_key_is_another(host: Host, another_key: str
     assert host.inside("ls /ran", check=False) == ""
 
 
+def test_ssh_keyscan_prints_the_key_as_the_stacks_file_takes_it(host: Host) -> None:
+    argv = ["ssh-keyscan", "-t", "ed25519", host.address]
+    shown = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=60).stdout
+    assert f"{host.address} {host.connection['host_key']}" in shown.splitlines()
+
+
 def test_a_jump_is_held_to_its_key_too(host: Host, another_key: str) -> None:
     jump = {key: value for key, value in host.connection.items() if key != "kind"}
     done = run_script("studio-1", connection(host, address="127.0.0.1", jump=jump), "hostname\n", limit_s=30)
