@@ -4,7 +4,7 @@ PYTHON ?= python3
 SETUP = $(PYTHON) -m tools.setup
 PY = .venv/bin/python
 # Real deployments wait more than they compute: two processes share the tests, as tests/conftest.py says.
-TWO = --numprocesses 2 --dist loadgroup
+TWO = --numprocesses 2
 
 .DEFAULT_GOAL := help
 .PHONY: help up down clean preview plan facts drift forget logs key dev parts check fix unit test test-all golden docs lock

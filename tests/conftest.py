@@ -1,27 +1,34 @@
 """What every test run ends with: what was skipped and why, and what this machine can't show at all."""
 
 import shutil
-from pathlib import Path
 
 import pytest
-
-TESTS = Path(__file__).parent
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "campaign: takes long; `make test-all` runs it")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What one process runs, in order, where several share the tests (`--dist loadgroup`).
+class ByMachine(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
+    """What one process runs, in order, where several share the tests.
 
     The machines of tests/hosts and tests/faults are their own; the rest shares this machine's ports and names.
     """
-    for item in items:
-        folder, *_ = item.path.relative_to(TESTS).parts
-        group = {"hosts": item.path.stem, "faults": folder}.get(folder, "this machine")
-        item.add_marker(pytest.mark.xdist_group(group))
+
+    def _split_scope(self, nodeid: str) -> str:
+        match nodeid.split("::")[0].split("/"):
+            case ["tests", "hosts", module]:
+                return module
+            case ["tests", "faults", _]:
+                return "faults"
+            case _:
+                return "this machine"
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByMachine:
+    return ByMachine(config, log)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
