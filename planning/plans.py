@@ -10,10 +10,13 @@ from planning.network.plan import IngressPlan
 
 @dataclass(frozen=True, kw_only=True)
 class ModelPlan:
-    """One model: the jobs that bring its weights to each host, and its engine processes."""
+    """One model: the jobs that come first, and its engine processes."""
 
     name: str
     fetches: tuple[ContainerPlan, ...]
+    """They bring its weights to each host."""
+    checks: tuple[ContainerPlan, ...] = ()
+    """They have its free-form arguments read by each host's image."""
     replicas: tuple[ContainerPlan, ...]
     after: str | None = None
     """The model whose replicas must be ready before these are touched; both are in one chain of fallbacks."""
@@ -52,7 +55,7 @@ class StackPlan:
     @property
     def containers(self) -> tuple[ContainerPlan, ...]:
         """Every container of the stack."""
-        models = [c for model in self.models for c in (*model.fetches, *model.replicas)]
+        models = [c for model in self.models for c in (*model.fetches, *model.checks, *model.replicas)]
         there = self.gateway
         gateway = (*there.fronts, *there.litellm, there.nginx) if there else ()
         connector = (self.ingress.connector,) if self.ingress else ()

@@ -1,4 +1,4 @@
-"""One model: the jobs that fetch its weights, and its engine processes."""
+"""One model: the jobs that come before its engines, and its engine processes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,9 +32,9 @@ class ModelServer(ComponentResource):
     def __init__(self, name: str, args: ModelServerArgs, opts: ResourceOptions | None = None) -> None:
         super().__init__("inference-stack:serving:ModelServer", name, None, opts)
         child = ResourceOptions(parent=self)
-        # No engine is stopped before every host has the weights.
+        # No engine is stopped before every host has the weights, and the new one's image understands its arguments.
         previous: list[Input[Resource]] = [
-            run_container(fetch, args.runtimes[fetch.host], child).ready for fetch in args.plan.fetches
+            run_container(job, args.runtimes[job.host], child).ready for job in (*args.plan.fetches, *args.plan.checks)
         ]
         previous += args.after
         # A chain: the engine replaces one replica, sees it healthy, and only then goes on to the next.

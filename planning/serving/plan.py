@@ -1,9 +1,10 @@
-"""From a model in the spec to its containers: a job on each host that fetches weights, and one engine a replica."""
+"""From a model in the spec to its containers: jobs on each host that come first, and one engine a replica."""
 
 from planning.containers import ContainerPlan, VolumeMount
 from planning.names import MODELS_VOLUME, uid_of
 from planning.placement import PlacedReplica, placed
 from planning.plans import ModelPlan
+from planning.serving.check import check_job
 from planning.serving.engines import vllm
 from planning.serving.weights import MODELS_DIR, fetch_job, weights_of
 from stack_configs.schema.models import Replica
@@ -15,13 +16,17 @@ def plan_model(name: str, spec: StackSpec) -> ModelPlan:
     model = spec.file.models[name]
     mine = [replica for replica in placed(spec) if replica.model == name]
     first = {replica.host: replica for replica in reversed(mine)}
+    replicas = tuple(_replica(replica, spec) for replica in mine)
+    one_a_host = {replica.host: replica for replica in reversed(replicas)}
     return ModelPlan(
         name=name,
         fetches=tuple(
             fetch_job(name, host, model, spec, gpus_of(replica.replica, spec))
             for host, replica in sorted(first.items(), key=lambda item: mine.index(item[1]))
         ),
-        replicas=tuple(_replica(replica, spec) for replica in mine),
+        # What the schema alone decides is known to be understood (tests/contract/test_vllm_args.py).
+        checks=tuple(check_job(name, replica, spec) for replica in one_a_host.values()) if model.extra_args else (),
+        replicas=replicas,
     )
 
 

@@ -1,15 +1,19 @@
 """vLLM's own parser reads every argument list that we render."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from planning.serving.plan import plan_model
 from stack_configs.rules import OWNED_FLAGS
-from tests.docker_run import docker, need_image
+from tests.docker_run import Sandbox, docker, inspect, need_image
 from tests.golden.render import FOLDER
+from tests.golden.specs import spec
+from tests.unit.test_serving import one_model
 
 PARSE = """
 import json, sys
@@ -44,6 +48,25 @@ def argument_lists() -> dict[str, list[str]]:
 
 
 LISTS = argument_lists()
+
+
+@pytest.mark.parametrize(
+    ("extra", "ends", "says"),
+    [
+        (EXTRA, 0, "takes these arguments"),
+        (("--no-such-flag=1",), 1, "does not take these arguments: unrecognized arguments: --no-such-flag=1; see "),
+    ],
+)
+def test_the_job_before_a_replacement_has_the_image_read_them(extra: tuple[str, ...], ends: int, says: str) -> None:
+    file = one_model(extra_args=list(extra))
+    (job,) = plan_model("chat", spec("dev", file)).checks
+    box = Sandbox("check-test")
+    try:
+        name = box.run(replace(job, image=need_image("vllm")))
+        assert inspect(name)["State"]["ExitCode"] == ends
+        assert says in docker("logs", name)
+    finally:
+        box.close()
 
 
 @pytest.fixture(scope="module")

@@ -279,6 +279,19 @@ def test_an_up_that_was_killed_is_finished_by_the_next(clone: Clone) -> None:
     assert say(clone.key())
 
 
+def test_arguments_that_the_image_does_not_know_are_told_before_anything_is_stopped(clone: Clone) -> None:
+    started = docker("inspect", "--format", "{{.Id}} {{.State.StartedAt}}", CHAT)
+    clone.edit(r"max_num_seqs: (\d+)", r"max_num_seqs: \1\n    extra_args: [--no-such-flag]")
+    failed = clone.setup("up", check=False)
+    assert failed.returncode != 0
+    assert "does not take these arguments: unrecognized arguments: --no-such-flag" in failed.stdout + failed.stderr
+    assert docker("inspect", "--format", "{{.Id}} {{.State.StartedAt}}", CHAT) == started
+    clone.edit(r"\n    extra_args:.*$", "")
+    clone.setup("up")
+    assert clone.changes() == {}
+    assert docker("inspect", "--format", "{{.Id}} {{.State.StartedAt}}", CHAT) == started
+
+
 def test_a_model_whose_new_version_cannot_start_keeps_serving(clone: Clone) -> None:
     before = container_ids()[CHAT]
     clone.edit(r"max_num_seqs: (\d+)", r"max_num_seqs: \1\n    extra_args: [--quantization=awq]")

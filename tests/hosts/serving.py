@@ -86,7 +86,8 @@ def planned(spec: StackSpec, broken: tuple[str, ...] = (), versions: Mapping[str
             name=model.name,
             fetches=tuple(fetch(one) for one in model.fetches),
             replicas=tuple(
-                engine(one, model.name in broken, (versions or {}).get(model.name, 1)) for one in model.replicas
+                engine(one, bool({model.name, one.service} & {*broken}), (versions or {}).get(model.name, 1))
+                for one in model.replicas
             ),
             after=model.after,
         )

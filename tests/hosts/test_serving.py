@@ -190,6 +190,22 @@ def test_a_model_that_can_not_start_on_a_host_over_ssh_leaves_the_one_before(ser
     assert serving.answers("far")["choices"]
 
 
+def test_when_the_second_of_two_replicas_fails_it_is_named_and_going_back_converges(serving: Serving) -> None:
+    old = [container_of(host, "both-") for host in serving.hosts]
+    was, serving.versions["both"] = serving.versions["both"], 3
+    with pytest.raises(automation.CommandError, match="both-1 was not replaced: the container before it serves again"):
+        serving.up(broken=("both-1",))
+    assert [container_of(host, "both-") == before for host, before in zip(serving.hosts, old, strict=True)] == [
+        False,
+        True,
+    ]
+    serving.versions["both"] = was
+    serving.up()
+    assert container_of(serving.second, "both-") == old[1], "what was never replaced is left alone"
+    assert serving.up() == {}
+    assert serving.answers("both")["choices"]
+
+
 def test_a_host_brings_the_model_back_when_nobody_comes_to_finish_a_replacement(
     serving: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,6 +11,7 @@ from planning.names import uid_of
 from planning.serving.engines import vllm
 from planning.serving.order import turns
 from planning.serving.plan import plan_model
+from planning.stack import plan_stack
 from stack_configs.rules import OWNED_FLAGS
 from stack_configs.schema.model_lock import ModelLock
 from stack_configs.schema.stack import StackSpec
@@ -95,7 +96,7 @@ def test_engines_are_hardened_without_exception() -> None:
     for stack in (spec("dev", two_models()), spec("dev", two_models(), local_gpus=(GPU,))):
         for name in stack.file.models:
             plan = plan_model(name, stack)
-            for container in (*plan.fetches, *plan.replicas):
+            for container in (*plan.fetches, *plan.checks, *plan.replicas):
                 assert not container.exceptions
                 assert not container.capabilities
                 assert not container.ports
@@ -114,6 +115,17 @@ def test_a_second_model_clashes_with_nothing() -> None:
     containers = [c for plan in plans for c in (*plan.fetches, *plan.replicas)]
     assert [c.service for c in containers] == ["chat-fetch", "chat-0", "chat-1", "small-fetch", "small-0"]
     assert len({c.user for c in containers if not c.job}) == 3
+
+
+def test_free_form_arguments_are_read_by_each_hosts_image_before_a_replica_is_touched() -> None:
+    assert plan_model("chat", spec("dev", one_model())).checks == ()
+    stack = spec("dev", one_model(replicas=[{"host": "here"}, {"host": "here"}], extra_args=["--seed=7"]))
+    plan = plan_model("chat", stack)
+    (check,) = plan.checks
+    assert check.job
+    assert (check.image, check.command) == (plan.replicas[0].image, plan.replicas[0].command)
+    assert not check.gpus
+    assert plan_stack(stack).containers[:2] == (plan.fetches[0], check)
 
 
 def test_kinds_lengths_and_revisions_of_weights_never_share_a_folder() -> None:

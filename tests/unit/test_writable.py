@@ -12,6 +12,7 @@ from tests.golden.specs import all_specs
 
 SERVICES = {  # vLLM's are called after models
     "fetch job": r".*-fetch(-.*)?",
+    "check job": r".*-check(-.*)?",
     "vLLM": "",
     "LiteLLM": r"litellm-\d+",
     "nginx, front": r"nginx|front.*",
