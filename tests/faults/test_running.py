@@ -146,9 +146,13 @@ def test_a_disk_that_fills_up_in_a_run(site: Site) -> None:
             site.machine.argv("sh", "-c", f"cd {shlex.quote(str(site.clone.path))} && exec make up STACK=test"),
             env=dict(site.clone.env), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
-        assert _until(lambda: site.containers().get(LITELLM, before) != before)
-        site.machine.run("dd", "if=/dev/zero", f"of={fill}", "bs=1M", check=False)
-        said, _ = up.communicate(timeout=300)
+        try:
+            replaced = _until(lambda: site.containers().get(LITELLM, before) != before or up.poll() is not None)
+            site.machine.run("dd", "if=/dev/zero", f"of={fill}", "bs=1M", check=False)
+            said, _ = up.communicate(timeout=300)
+        finally:
+            up.kill()
+        assert replaced, said
         assert up.returncode != 0, said
         assert "no space left on device" in said.lower()
         assert "What to do: free space on the disk that is full" in said
@@ -165,8 +169,8 @@ def test_a_stack_comes_back_after_a_reboot_by_itself(site: Site) -> None:
     site.machine.cut_power()
     site.machine.boot()
     site.machine.start_docker()
-    health = ("inspect", "--format", "{{.State.Health.Status}}", "inference-test-chat-0")
-    assert _until(lambda: site.machine.docker(*health) == "healthy", 600)
+    health = ("inspect", "--format", "{{.State.Health.Status}}", "inference-test-chat-0", LITELLM)
+    assert _until(lambda: site.machine.docker(*health).split() == ["healthy", "healthy"], 600)
     assert site.ask()
     assert site.containers() == before
     assert site.sh(". ./activate && pulumi preview -s test --non-interactive --refresh --expect-no-changes")
@@ -202,7 +206,7 @@ def state_on_a_small_disk(site: Site) -> Iterator[Path]:
         site.sh("rm -rf /run/state && cp -a .state /run/state && umount .state && cp -a /run/state/. .state")
 
 
-def _until(true: Callable[[], bool], seconds: float = 60) -> bool:
+def _until(true: Callable[[], bool], seconds: float = 300) -> bool:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if true():
