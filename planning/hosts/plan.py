@@ -21,15 +21,17 @@ So the runner needs patience in dialling `engine` (and nothing else) after a `re
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from stack_configs.schema.hosts import SshConnection
 
-StepName = Literal["base", "driver", "reboot", "engine"]
-"""In the order in which they run. `base`: repositories, storage, time, security updates. `driver`: NVIDIA's packages,
-pins, kernel modules. `reboot`: only if another module is loaded and the spec allows it. `engine`: Docker, CDI."""
+StepName = Literal["join", "base", "driver", "reboot", "engine", "mesh", "uplinks", "firewall", "confirm"]
+"""In the order in which they run. `join`: into the mesh, by the address that the host had before. `base`: repositories, storage, time, security updates. `driver`: NVIDIA's packages,
+pins, kernel modules. `reboot`: only if another module is loaded and the spec allows it. `engine`: Docker, CDI. `mesh`: the node's settings, and what it
+publishes. `uplinks`: the default route's health. `firewall`: rules that end by themselves unless `confirm`, by a
+connection of its own, keeps them."""
 
-STEPS: tuple[StepName, ...] = ("base", "driver", "reboot", "engine")
+STEPS: tuple[StepName, ...] = get_args(StepName)
 
 SSH_REOPENS_S = 300
 """After which a host that was to reboot and didn't takes SSH connections again."""

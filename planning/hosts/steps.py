@@ -14,7 +14,17 @@ from stack_configs.schema.versions import HostVersions, RepositoryName
 
 SCRIPTS = Path(__file__).parent / "scripts"
 
-TIMEOUTS_S: dict[StepName, int] = {"base": 1200, "driver": 3600, "reboot": 900, "engine": 1800}
+TIMEOUTS_S: dict[StepName, int] = {
+    "join": 1200,
+    "base": 1200,
+    "driver": 3600,
+    "reboot": 900,
+    "engine": 1800,
+    "mesh": 900,
+    "uplinks": 120,
+    "firewall": 900,
+    "confirm": 60,
+}
 """Waiting ten minutes for apt's lock is in each; a DKMS build took 250 s on 4 cores, and a driver may need three."""
 APT_LOCK_S = 600
 
@@ -33,13 +43,13 @@ def plan_host(name: str, spec: StackSpec) -> HostPlan:
     if versions is None:
         raise ValueError(f"{name} needs the version set's `hosts:` part")
     repairs = spec.repairs.get(name, {})
-    settings = {
+    settings: dict[StepName, dict[str, str] | None] = {
         "base": _base(host, versions),
         "driver": _driver(host, versions) if host.driver or host.cuda_toolkit else None,
         "reboot": _reboot(host, versions) if host.driver else None,
         "engine": _engine(host, versions),
     }
-    summaries = {
+    summaries: dict[StepName, str] = {
         "base": _base_summary(host, versions),
         "driver": _driver_summary(host, versions),
         "reboot": _reboot_summary(host),
@@ -47,7 +57,7 @@ def plan_host(name: str, spec: StackSpec) -> HostPlan:
     }
     steps: list[Step] = []
     for step in STEPS:
-        given = settings[step]
+        given = settings.get(step)
         if given is not None:
             if step == "engine" and host.driver:
                 # What `reboot` stops, `engine` starts: whenever `reboot` runs, `engine` must run after it.

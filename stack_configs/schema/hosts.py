@@ -87,6 +87,17 @@ class Mirror(Frozen):
     """If the mirror signs by itself: the full fingerprint of its key."""
 
 
+class Uplink(Frozen):
+    """One way to the internet."""
+
+    interface: Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,14}$")]
+    """The network interface, which has its address already: `eth1`."""
+    gateway: IpAddress
+    """The router on it."""
+    probes: Annotated[tuple[IpAddress, ...], Field(min_length=1)]
+    """Addresses beyond the router; the uplink counts as dead when none of them answers a ping."""
+
+
 class Host(Frozen):
     """A machine that runs containers; with `gpus`, a GPU host.
 
@@ -97,6 +108,8 @@ class Host(Frozen):
     """How the host is reached."""
     gpus: tuple[GpuUuid, ...] = ()
     """The NVIDIA GPUs that models may use; `make facts` prints them. In dev, `make up` finds them."""
+    uplinks: tuple[Uplink, ...] = ()
+    """Two or more ways to the internet, the preferred first: the default route leaves one that is dead."""
     lan_address: IpAddress | None = None
     """Its IPv4 address in a network that you trust with prompts: in a stack of several hosts the gateway's host, and no
     other, reaches the engines there by plain HTTP."""
@@ -123,4 +136,14 @@ class Host(Frozen):
     """What happens to driver and Docker when the host leaves this file; our holds, pins and units go in any case."""
 
 
-__all__ = ["Driver", "Host", "LocalConnection", "Mirror", "Port", "RebootWindow", "SshConnection", "SshServer"]
+__all__ = [
+    "Driver",
+    "Host",
+    "LocalConnection",
+    "Mirror",
+    "Port",
+    "RebootWindow",
+    "SshConnection",
+    "SshServer",
+    "Uplink",
+]

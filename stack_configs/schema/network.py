@@ -80,8 +80,58 @@ class Ingress(Frozen):
     """Full names in the zone; what has no name here can't be reached from outside."""
 
 
+Member = Annotated[str, StringConstraints(pattern=r"^(group:[a-z0-9-]+|[^\s@:]+@([^\s@:]+\.[^\s@:]+)?)$")]
+"""Who meets hosts on the mesh: `kim@example.org`, a user of headscale's own `kim@`, or a group of the policy."""
+
+HttpsUrl = Annotated[str, StringConstraints(pattern=r"^https://[^\s/@]+$")]
+
+
+class Mesh(Frozen):
+    """A private network of WireGuard tunnels in which hosts, gateway and people meet."""
+
+    control: Literal["tailscale", "headscale"]
+    """Who lets nodes in and says where they are: Tailscale, or a headscale of your own."""
+    login_server: HttpsUrl | None = None
+    """The headscale's address."""
+    domain: Domain
+    """What names of nodes end in: `tail1234.ts.net`, or headscale's `dns.base_domain`. A host is `<host>.<domain>`."""
+    operators: Annotated[tuple[Member, ...], Field(min_length=1)]
+    """Who may log in to hosts and open dashboards."""
+    users: tuple[Member, ...] = ()
+    """Who else may ask the API over the mesh, with a key of the gateway."""
+    policy: Literal["checked", "owned"] = "checked"
+    """Who writes the mesh's policy, which is one for all its nodes: `owned` is this stack, and one stack alone;
+    `checked` only compares."""
+    ssh: bool = False
+    """Whether nodes take Tailscale's own SSH besides sshd."""
+
+
+class Allowed(Frozen):
+    """One way in that the hosts' firewalls leave open."""
+
+    port: Annotated[int, Field(ge=1, le=65535)]
+    """On the host."""
+    protocol: Literal["tcp", "udp"] = "tcp"
+    """Of the port."""
+    sources: Annotated[tuple[Addresses, ...], Field(min_length=1)]
+    """Networks that may use it."""
+    hosts: tuple[Name, ...] = ()
+    """Only on these hosts; empty is on all."""
+
+
+class Firewall(Frozen):
+    """A firewall on each host over SSH: what isn't named here and isn't the stack's own is dropped, also for Docker."""
+
+    allow: tuple[Allowed, ...] = ()
+    """What else may come in. Where there is no mesh, SSH must be among it."""
+
+
 class Network(Frozen):
     """What the stack has besides the hosts' own networks. Nothing by default: everything listens on loopback."""
 
+    mesh: Mesh | None = None
+    """The network that hosts and people meet in; without it, hosts are reached by their own addresses."""
+    firewall: Firewall | None = None
+    """What hosts let in; without it, their own firewalls stay as they are."""
     ingress: Ingress | None = None
     """The way in from the internet; without it, there is none."""

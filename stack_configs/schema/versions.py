@@ -47,7 +47,7 @@ class ImagePin(Frozen):
     """Seconds from start to healthy, measured with the built image on 4 cores. For the preview report."""
 
 
-RepositoryName = Literal["nvidia-driver", "nvidia-container-toolkit", "docker"]
+RepositoryName = Literal["nvidia-driver", "nvidia-container-toolkit", "docker", "tailscale"]
 """An apt repository that hosts install from."""
 
 Distribution = Literal["debian-12", "debian-13", "ubuntu-22.04", "ubuntu-24.04"]
@@ -97,6 +97,8 @@ class HostVersions(Frozen):
     containerd: PackagePin
     """containerd.io, which docker.com's Docker runs containers by."""
     container_toolkit: PackagePin
+    tailscale: PackagePin | None = None
+    """Needed by stacks with a mesh."""
     cuda_toolkits: dict[str, PackagePin] = {}
     """`12.9` → exact version."""
 

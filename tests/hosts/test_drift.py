@@ -12,7 +12,7 @@ import pytest
 from planning.hosts import steps
 from planning.hosts.drift import differences, repairs
 from planning.hosts.outlook import outlook
-from planning.hosts.plan import STEPS, StepName
+from planning.hosts.plan import StepName
 from planning.hosts.ready import waiting
 from stack_configs.schema.facts import Facts
 from stack_configs.schema.stack import StackSpec
@@ -23,6 +23,7 @@ from tools.facts import ask_all
 
 OLD, PINNED = "580.170.01", "580.173.02"
 DEBIANS_DOCKER = {"version": "29.8.2", "distributions": {"debian-13": "26.1.5"}, "source": "tests"}
+ALL: tuple[StepName, ...] = ("base", "driver", "reboot", "engine")
 INSTALL = "apt-get install -qy --allow-downgrades --allow-change-held-packages"
 CARD = Card.of(RTX_4090)
 
@@ -83,10 +84,10 @@ def test_from_bare_to_nothing_that_differs(prepared: Prepared) -> None:
     name = prepared.host.name
     bare = prepared.facts()
     assert [line for line in prepared.said(bare) if "never applied" in line] == [
-        f"{step}: was never applied: the next `up` does it" for step in STEPS
+        f"{step}: was never applied: the next `up` does it" for step in ALL
     ]
     assert "from before it was prepared" in waiting(prepared.spec.model_copy(update={"facts": {name: bare}}))[name]
-    prepared.apply(*STEPS)
+    prepared.apply(*ALL)
     if prepared.facts().driver.loaded is None:
         prepared.host.reboot()  # `reboot: manual`: a person's
         assert prepared.repaired() <= {"engine"}

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from planning.hosts.outlook import outlook
-from planning.hosts.plan import STEPS, StepName
+from planning.hosts.plan import StepName
 from planning.hosts.ready import with_waiting
 from planning.hosts.steps import daemon_json
 from planning.hosts.wanted import docker_settings
@@ -31,6 +31,7 @@ MOVES = [
 ]
 SETTINGS = docker_settings(shaped.host())
 """Of Docker, as the spec has them."""
+ALL: tuple[StepName, ...] = ("base", "driver", "reboot", "engine")
 UPDATE: tuple[StepName, ...] = ("driver", "reboot", "engine")
 HEAD = "Host studio-1: driver, reboot, engine run. Its facts are 4 hours old (2026-11-20 08:00 UTC)."
 
@@ -50,7 +51,7 @@ def test_a_host_that_no_step_touches() -> None:
 
 
 def test_a_bare_host_that_was_never_asked() -> None:
-    assert lines(shaped.host(), None, *STEPS) == [
+    assert lines(shaped.host(), None, *ALL) == [
         "Host studio-1: base, driver, reboot, engine run. It has no facts.",
         "  base      nvidia-driver, nvidia-container-toolkit, docker; security updates, time; 50 GiB for models",
         "  driver    580.105.08 open, held",
@@ -63,7 +64,7 @@ def test_a_bare_host_that_was_never_asked() -> None:
 
 
 def test_a_bare_host_that_was_asked() -> None:
-    assert lines(shaped.host(), shaped.bare(), *STEPS) == [
+    assert lines(shaped.host(), shaped.bare(), *ALL) == [
         "Host studio-1: base, driver, reboot, engine run. Its facts are 4 hours old (2026-11-20 08:00 UTC).",
         "  packages  nvidia-open-580 not installed → 580.105.08",
         "            docker-ce not installed → 28.5.1",
