@@ -26,10 +26,12 @@ from typing import Literal, get_args
 from stack_configs.schema.hosts import SshConnection
 
 StepName = Literal["join", "base", "driver", "reboot", "engine", "mesh", "uplinks", "firewall", "confirm"]
-"""In the order in which they run. `join`: into the mesh, by the address that the host had before. `base`: repositories, storage, time, security updates. `driver`: NVIDIA's packages,
-pins, kernel modules. `reboot`: only if another module is loaded and the spec allows it. `engine`: Docker, CDI. `mesh`: the node's settings, and what it
-publishes. `uplinks`: the default route's health. `firewall`: rules that end by themselves unless `confirm`, by a
-connection of its own, keeps them."""
+"""In the order in which they run.
+
+`join`: into the mesh, by the address that the host had before. `base`: repositories, storage, time, security updates.
+`driver`: NVIDIA's packages, pins, kernel modules. `reboot`: only if another module is loaded and the spec allows it.
+`engine`: Docker, CDI. `mesh`: the node's settings, and what it publishes. `uplinks`: the default route's health.
+`firewall`: rules that end by themselves unless `confirm`, by a connection of its own, keeps them."""
 
 STEPS: tuple[StepName, ...] = get_args(StepName)
 
