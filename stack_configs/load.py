@@ -10,8 +10,10 @@ from typing import Any, Literal, get_args
 from pydantic import TypeAdapter, ValidationError
 
 from images.recipes import tag as built_tag
-from stack_configs import facts_files, lock_files
+from stack_configs import facts_files, lock_files, neighbours
+from stack_configs.mesh_rules import neighbour_problems
 from stack_configs.problems import Problem, SpecError
+from stack_configs.reached import over_ssh
 from stack_configs.rules import Found, Parsed, broken_rules
 from stack_configs.schema.gateway import Gateway
 from stack_configs.schema.hosts import Host
@@ -96,11 +98,7 @@ def ssh_hosts(stack: str, root: Path = ROOT) -> dict[str, Host]:
     parsed, problems = _parts(source)
     if wrong := [problem for problem in problems if problem.path[:1] == ("hosts",)]:
         raise SpecError(wrong)
-    return _over_ssh(parsed.hosts)
-
-
-def _over_ssh(hosts: Mapping[str, Host]) -> dict[str, Host]:
-    return {name: host for name, host in hosts.items() if host.connection.kind == "ssh"}
+    return over_ssh(parsed.hosts, parsed.network)
 
 
 def _source(stack: str, root: Path) -> Source:
@@ -134,10 +132,14 @@ def resolve(source: Source, stack: str, settings: Settings, root: Path = ROOT) -
     if versions:
         local = all(host.connection.kind == "local" for host in parsed.hosts.values())
         images = _images(source, versions, settings.images, local, problems, warnings)
-    facts, unread, told = facts_files.read_all(stack, _over_ssh(parsed.hosts), root)
+    facts, unread, told = facts_files.read_all(stack, over_ssh(parsed.hosts, parsed.network), root)
     locks, unlocked = lock_files.read_all(parsed.models, root)
     problems += [*unread, *unlocked]
     warnings += told
+    around = neighbours.Found()
+    if mesh := parsed.network.mesh:
+        around = neighbours.find(stack, mesh, root)
+        problems += [source.problem(*found) for found in neighbour_problems(mesh, parsed.hosts, around)]
     if problems:
         raise SpecError(sorted(problems, key=lambda p: (p.file, p.line or 0, str(p.path))))
     if settings.weights == "random":
@@ -153,6 +155,7 @@ def resolve(source: Source, stack: str, settings: Settings, root: Path = ROOT) -
         facts=facts,
         locks=locks,
         repairs={name: dict(counts) for name, counts in settings.repairs.items() if name in parsed.hosts},
+        neighbours=around.neighbours,
         warnings=tuple(warnings),
     )
 

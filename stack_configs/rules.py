@@ -11,6 +11,7 @@ from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from stack_configs.ingress_rules import ingress_problems
+from stack_configs.mesh_rules import mesh_problems
 from stack_configs.problems import Path
 from stack_configs.schema.gateway import Gateway
 from stack_configs.schema.hosts import Host, SshConnection, SshServer
@@ -76,6 +77,8 @@ def broken_rules(spec: Parsed, weights: str, local_gpus: tuple[str, ...]) -> Ite
     yield from _ports(spec)
     if spec.network.ingress:
         yield from ingress_problems(spec.network.ingress, spec.observability)
+    if spec.network.mesh:
+        yield from mesh_problems(spec.network.mesh, spec.hosts)
     url = spec.observability.alertmanager.webhook_url
     if url is not None and not _is_web_address(url):
         yield (

@@ -47,6 +47,15 @@ class Image(Frozen):
     """The CUDA inside it."""
 
 
+class Neighbour(Frozen):
+    """Another stack in the same mesh: the parts of its file that the mesh's policy is made of."""
+
+    hosts: dict[Name, Host]
+    gateway: Gateway
+    observability: Observability = Observability()
+    network: Network
+
+
 class StackSpec(Frozen):
     """Everything that decides what runs: the file, the version set's images, and this machine's choices."""
 
@@ -74,4 +83,6 @@ class StackSpec(Frozen):
     """Host → step → how often drift was repaired; Pulumi config `repairs`, raised by `make drift`."""
     waiting: dict[Name, str] = {}
     """Hosts that can't run models yet → why."""
+    neighbours: dict[Name, Neighbour] = {}
+    """Other stacks whose files name the same mesh."""
     warnings: tuple[str, ...] = ()

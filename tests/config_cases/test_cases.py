@@ -1,6 +1,7 @@
 """Every file below cases/ is one spec, with all that must be said of it; its path is the behaviour it shows.
 
 `spec` is laid over the base file (`dev` or `prod`; null takes a key away), or `text` is the whole file.
+`others` are further stacks beside it, each laid over prod, or its whole text.
 `problems` is the complete list: path, and parts of what is said and what to write. A good case has `loads`.
 """
 
@@ -26,13 +27,23 @@ def overlaid(base: Any, over: Any) -> Any:
     return {key: value for key, value in merged.items() if value is not None}
 
 
-def spec_of(case: dict[str, Any]) -> Any:
+def laid_over(base: str, spec: Any) -> str:
+    shipped = yaml.safe_load((ROOT / "stack_configs" / f"{base}.yaml").read_text())
+    return str(yaml.safe_dump(overlaid(shipped, spec), sort_keys=False))
+
+
+def spec_of(case: dict[str, Any], root: Path) -> Any:
     text = case.get("text")
     if text is None:
-        base = yaml.safe_load((ROOT / "stack_configs" / f"{case['base']}.yaml").read_text())
-        text = yaml.safe_dump(overlaid(base, case["spec"]), sort_keys=False)
+        text = laid_over(case["base"], case["spec"])
     settings = Settings(**{"key_hashes": KEYS, **case.get("settings", {})})
-    return resolve(parse(text, "spec.yaml"), case.get("base", "dev"), settings)
+    if "others" in case:
+        (root / "stack_configs").mkdir()
+        (root / "stack_configs" / "versions").symlink_to(ROOT / "stack_configs" / "versions")
+        for stack, other in case["others"].items():
+            file = root / "stack_configs" / f"{stack}.yaml"
+            file.write_text(other if isinstance(other, str) else laid_over("prod", other))
+    return resolve(parse(text, "spec.yaml"), case.get("base", "dev"), settings, root if "others" in case else ROOT)
 
 
 def at(value: Any, path: str) -> Any:
@@ -42,17 +53,17 @@ def at(value: Any, path: str) -> Any:
 
 
 @pytest.mark.parametrize("file", [f for f in FILES if f.is_file()], ids=lambda f: str(f.relative_to(CASES)))
-def test_case(file: Path) -> None:
+def test_case(file: Path, tmp_path: Path) -> None:
     case = yaml.safe_load(file.read_text())
-    assert set(case) <= {"why", "base", "spec", "text", "settings", "problems", "loads"}, "a key nobody reads"
+    assert set(case) <= {"why", "base", "spec", "text", "others", "settings", "problems", "loads"}, "a key nobody reads"
     assert case["why"]
     assert ("problems" in case) != ("loads" in case)
     if "loads" in case:
-        spec = spec_of(case)
+        spec = spec_of(case, tmp_path)
         assert {path: at(spec, path) for path in case["loads"]} == case["loads"]
         return
     with pytest.raises(SpecError) as raised:
-        spec_of(case)
+        spec_of(case, tmp_path)
     found = {dotted(problem.path): problem for problem in raised.value.problems}
     expected = {problem["path"]: problem for problem in case["problems"]}
     assert sorted(dotted(p.path) for p in raised.value.problems) == sorted(expected), str(raised.value)
@@ -85,10 +96,10 @@ def test_a_stack_without_a_file_names_those_that_have_one(tmp_path: Path) -> Non
         load("dev", Settings(), root=tmp_path)
 
 
-def test_a_key_written_into_the_file_is_not_shown() -> None:
+def test_a_key_written_into_the_file_is_not_shown(tmp_path: Path) -> None:
     case = yaml.safe_load((CASES / "settings" / "a-key-written-into-the-file.yaml").read_text())
     with pytest.raises(SpecError) as raised:
-        spec_of(case)
+        spec_of(case, tmp_path)
     assert case["spec"]["gateway"]["keys"]["me"] not in str(raised.value)
 
 
