@@ -81,7 +81,7 @@ class Ingress(Frozen):
 
 
 Member = Annotated[str, StringConstraints(pattern=r"^(group:[a-z0-9-]+|[^\s@:]+@([^\s@:]+\.[^\s@:]+)?)$")]
-"""Who meets hosts on the mesh: `kim@example.org`, or a user of headscale's own, `kim@`. No groups: nobody defines them."""
+"""Who meets hosts on the mesh: `kim@example.org`, or a user of headscale's own, `kim@`. No groups."""
 
 HttpsUrl = Annotated[str, StringConstraints(pattern=r"^https://[^\s/@]+$")]
 

@@ -46,7 +46,7 @@ def test_a_tag_is_given_out_by_keys_alone() -> None:
     """Nobody may put one on a laptop: tags are owned by the tag of the client that makes the keys, and it by none."""
     owners = policy(both())["tagOwners"]
     assert owners.pop("tag:inference") == []
-    assert owners == dict.fromkeys((LAB, GATEWAY, HOST), ["tag:inference"])
+    assert owners == {tag: ["tag:inference"] for tag in (LAB, GATEWAY, HOST)}
 
 
 def test_tailscales_ssh_is_for_operators_and_only_when_asked() -> None:
