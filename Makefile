@@ -7,7 +7,7 @@ PY = .venv/bin/python
 TWO = --numprocesses 2
 
 .DEFAULT_GOAL := help
-.PHONY: help up down clean preview plan facts drift forget logs key dev parts check fix unit test test-all golden docs lock
+.PHONY: help up down clean preview plan facts drift exposure forget logs key dev parts check fix unit test test-all golden docs lock
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ facts: dev ## ask the stack's hosts over SSH what they are, and keep it under st
 
 drift: dev ## compare hosts with the spec; what differs is repaired by the next `up` (STACK=prod)
 	@. ./activate && $(PY) -m tools.drift --stack $(STACK) $(if $(HOST),--host $(HOST))
+
+exposure: dev ## who listens on the hosts, and what answers outside (STACK=prod FROM=user@address, or FROM=here)
+	$(PY) -m tools.exposure --stack $(STACK) $(if $(FROM),--from $(FROM))
 
 forget: ## let Pulumi forget a host that is dead (STACK=prod HOST=name); lists what goes, and asks
 	@. ./activate && $(PY) -m tools.forget --stack $(STACK) --host "$(HOST)"

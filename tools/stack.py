@@ -1,6 +1,8 @@
 """A stack's description as Pulumi would read it, for commands that run without Pulumi."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -16,5 +18,10 @@ def load_stack(stack: str, root: Path = ROOT) -> StackSpec:
     file = root / f"Pulumi.{stack}.yaml"
     text = file.read_text(encoding="utf-8") if file.exists() else ""
     config = (yaml.safe_load(text) or {}).get("config") or {}
-    given = {key.removeprefix(NAMESPACE): value for key, value in config.items() if key.startswith(NAMESPACE)}
+    given = {key.removeprefix(NAMESPACE): _value(value) for key, value in config.items() if key.startswith(NAMESPACE)}
     return with_waiting(load(stack, settings_of(given, stack), root))
+
+
+def _value(written: Any) -> Any:
+    """Without `--path`, `pulumi config set` writes a list as the text that it was given."""
+    return json.loads(written) if isinstance(written, str) and written.startswith(("[", "{")) else written
