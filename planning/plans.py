@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from planning.containers import ContainerPlan
 from planning.hosts.plan import HostPlan
-from planning.network.plan import IngressPlan
+from planning.network.plan import IngressPlan, PolicyPlan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +51,8 @@ class StackPlan:
     observability: ObservabilityPlan
     ingress: IngressPlan | None = None
     """None: nothing comes in from outside."""
+    policy: PolicyPlan | None = None
+    """Of the mesh; None: there is none, or others write it."""
 
     @property
     def containers(self) -> tuple[ContainerPlan, ...]:

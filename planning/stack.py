@@ -5,6 +5,7 @@ from dataclasses import replace
 from planning.gateway.plan import plan_gateway
 from planning.hosts.steps import plan_host
 from planning.network.cloudflare import plan_ingress
+from planning.network.policy import plan_policy
 from planning.observability.plan import plan_observability
 from planning.placement import gateway_host
 from planning.plans import StackPlan
@@ -28,4 +29,5 @@ def plan_stack(spec: StackSpec) -> StackPlan:
         gateway=None if gateway_host(spec) in spec.waiting else plan_gateway(spec),
         observability=plan_observability(spec),
         ingress=plan_ingress(spec),
+        policy=plan_policy(spec),
     )

@@ -40,6 +40,8 @@ class Settings:
     key_hashes: Mapping[str, str] = field(default_factory=dict)
     repairs: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Host → step → count."""
+    taken_over_policy: str | None = None
+    """SHA-256 of the mesh's policy that this stack may replace."""
 
 
 CONFIG_KEYS = {
@@ -48,6 +50,7 @@ CONFIG_KEYS = {
     "gpus": "gpus",
     "key-hashes": "key_hashes",
     "repairs": "repairs",
+    "taken-over-policy": "taken_over_policy",
 }
 """Key in Pulumi's config → field of Settings."""
 
@@ -57,7 +60,7 @@ def spec_from_pulumi() -> StackSpec:
     import pulumi
 
     config = pulumi.Config("inference-stack")
-    plain = ("images", "weights")
+    plain = ("images", "weights", "taken-over-policy")
     raw = {key: config.get(key) if key in plain else config.get_object(key) for key in CONFIG_KEYS}
     spec = load(pulumi.get_stack(), settings_of(raw, pulumi.get_stack()))
     if spec.file.network.ingress:
@@ -156,6 +159,7 @@ def resolve(source: Source, stack: str, settings: Settings, root: Path = ROOT) -
         locks=locks,
         repairs={name: dict(counts) for name, counts in settings.repairs.items() if name in parsed.hosts},
         neighbours=around.neighbours,
+        taken_over_policy=settings.taken_over_policy,
         warnings=tuple(warnings),
     )
 

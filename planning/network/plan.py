@@ -1,6 +1,8 @@
-"""What a way in from outside consists of, once it is decided."""
+"""What a way in from outside, and a mesh's policy, consist of once they are decided."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Literal
 
 from planning.containers import ContainerPlan
 
@@ -47,3 +49,14 @@ class IngressPlan:
     applications: tuple[Application, ...]
     service_tokens: tuple[str, ...]
     connector: ContainerPlan
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyPlan:
+    """The policy that this stack writes for a whole mesh."""
+
+    control: Literal["tailscale", "headscale"]
+    policy: Mapping[str, Any]
+    """With all its tests."""
+    taken_over: str | None
+    """SHA-256 of another's policy that may be replaced; None: none may."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from planning.names import FRONT_PORT, NODE_EXPORTER_PORT, VLLM_PORT
+from planning.network.plan import PolicyPlan
 from planning.placement import gateway_host
 from stack_configs.schema.hosts import SshConnection
 from stack_configs.schema.stack import Neighbour, StackFile, StackSpec
@@ -79,30 +80,40 @@ def _rules(stack: str, file: StackFile | Neighbour) -> list[Rule]:
     first = file.gateway.host or next(iter(file.hosts))
     gateway, host = tag(stack, gateway=True), tag(stack, gateway=False)
     others = [name for name in file.hosts if name != first]
-    pages = {"Prometheus": file.observability.prometheus.port, "Alertmanager": file.observability.alertmanager.port}
-    if file.observability.grafana:
-        pages["Grafana"] = file.observability.grafana.port
+    see = file.observability
+    pages = [("Prometheus", see.prometheus.port), ("Alertmanager", see.alertmanager.port)]
+    if see.grafana:
+        pages.append(("Grafana", see.grafana.port))
 
-    def to(at: str, sources: tuple[str, ...], role: str, ports: Mapping[str, int]) -> list[Rule]:
+    def to(at: str, sources: tuple[str, ...], role: str, ports: Iterable[tuple[str, int]]) -> list[Rule]:
         return [
             Rule(source=source, to=at, port=port, role=role, what=what, stack=stack)
-            for what, port in ports.items()
+            for what, port in ports
             for source in sources
         ]
 
-    def ssh(*hosts: str) -> dict[str, int]:
+    def ssh(*hosts: str) -> list[tuple[str, int]]:
         connections = [file.hosts[name].connection for name in hosts]
+        # In the mesh sshd may be at its own port, which the way to the bootstrap address may change.
         ports = {SSH_PORT, *(c.port for c in connections if isinstance(c, SshConnection))}
-        return {f"SSH{'' if port == SSH_PORT else f' on {port}'}": port for port in sorted(ports)}
+        return [("SSH", port) for port in sorted(ports)]
 
-    api = {"the API": file.gateway.port}
+    api = [("the API", file.gateway.port)]
     operators = tuple(dict.fromkeys(mesh.operators))
     users = tuple(user for user in dict.fromkeys(mesh.users) if user not in operators)
-    found = to(gateway, operators, "operators", ssh(first) | api | pages)
+    found = to(gateway, operators, "operators", [*ssh(first), *api, *pages])
     if others:
         found += to(host, operators, "operators", ssh(*others))
-        found += to(host, (gateway,), "gateway", {"the front: engines and exporters": FRONT_PORT})
+        found += to(host, (gateway,), "gateway", [("engines and exporters", FRONT_PORT)])
     return [*found, *to(gateway, users, "users", api)]
+
+
+def plan_policy(spec: StackSpec) -> PolicyPlan | None:
+    """What this stack writes; None where it owns no policy."""
+    mesh = spec.file.network.mesh
+    if mesh is None or mesh.policy != "owned":
+        return None
+    return PolicyPlan(control=mesh.control, policy=policy(spec), taken_over=spec.taken_over_policy)
 
 
 def policy(spec: StackSpec, present: Set[str] | None = None) -> Policy:

@@ -85,4 +85,6 @@ class StackSpec(Frozen):
     """Hosts that can't run models yet → why."""
     neighbours: dict[Name, Neighbour] = {}
     """Other stacks whose files name the same mesh."""
+    taken_over_policy: str | None = None
+    """SHA-256 of a mesh's policy that this stack did not write and may replace: `make policy TAKE_OVER=yes`."""
     warnings: tuple[str, ...] = ()

@@ -100,6 +100,12 @@ def test_one_module_talks_to_cloudflare_and_only_a_stack_with_an_ingress_loads_i
     assert "pulumi_cloudflare" not in fresh("components.stack", "planning.stack", "stack_configs.load")
 
 
+def test_one_module_has_tailscales_plugin_and_only_an_owner_of_a_tailnets_policy_loads_it() -> None:
+    every = modules("components", "planning", "stack_configs", "tools", "__main__.py")
+    assert [named(path) for path in every if "pulumi_tailscale" in tops(path)] == ["components/network/tailnet.py"]
+    assert "pulumi_tailscale" not in fresh("components.stack", "components.network.mesh_policy", "planning.stack")
+
+
 def test_one_module_runs_scripts_on_hosts() -> None:
     every = modules("components", "planning", "stack_configs", "tools", "__main__.py")
     assert [named(path) for path in every if "pulumi_command" in tops(path)] == ["components/remote.py"]

@@ -1,0 +1,26 @@
+"""A tailnet's policy and names at Tailscale. The only module that imports pulumi_tailscale, which takes a second."""
+
+import json
+
+import pulumi_tailscale as tailscale
+from pulumi import Resource, ResourceOptions
+
+from planning.network.plan import PolicyPlan
+
+
+def own_tailnet(plan: PolicyPlan, opts: ResourceOptions) -> list[Resource]:
+    """What one stack makes for the whole tailnet: its policy, and MagicDNS, by which nodes find each other.
+
+    A policy that is not Tailscale's first one is replaced only once its owner said so: the plugin refuses otherwise.
+    The OAuth client is the plugin's own setting, `tailscale:oauthClientId` and `tailscale:oauthClientSecret`. Leaving
+    the spec leaves the policy as it is.
+    """
+    policy = tailscale.Acl(
+        "tailnet-policy",
+        acl=json.dumps(plan.policy, indent=2),
+        overwrite_existing_content=plan.taken_over is not None,
+        reset_acl_on_destroy=False,
+        opts=opts,
+    )
+    names = tailscale.DnsPreferences("tailnet-names", magic_dns=True, opts=opts)
+    return [policy, names]

@@ -1,0 +1,101 @@
+"""The control plane of a stack's mesh: who asks it, with which secret, and what is done there."""
+
+import asyncio
+import hashlib
+import os
+import subprocess
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from components.network.control import Control, ControlError
+from components.network.headscale import NEW_KEY, Headscale
+from components.network.mesh_policy import Write
+from components.network.tailscale import NEW_CLIENT, Tailscale
+from planning.network.compare import difference, read
+from planning.network.policy import Node, is_ours, policy, present, stale_nodes, text
+from stack_configs.schema.network import Mesh
+from stack_configs.schema.stack import StackSpec
+
+Secret = Callable[[], Awaitable[str | None]]
+"""A secret of the stack's Pulumi config, read when it is needed."""
+
+
+def control_of(stack: str, mesh: Mesh, root: Path) -> Control:
+    """The control plane, by the secrets of the stack's Pulumi config. Raises ControlError where one is missing."""
+    if mesh.login_server:
+        key = _config("inference-stack:headscaleApiKey", stack, root)
+        if not key:
+            raise ControlError(f"there is no API key for {mesh.login_server}: {NEW_KEY}")
+        return Headscale(mesh.login_server, key)
+    # The plugin's own names and variables.
+    client = _config("tailscale:oauthClientId", stack, root) or os.environ.get("TAILSCALE_OAUTH_CLIENT_ID")
+    secret = _config("tailscale:oauthClientSecret", stack, root) or os.environ.get("TAILSCALE_OAUTH_CLIENT_SECRET")
+    if not client or not secret:
+        raise ControlError(f"there is no OAuth client for Tailscale: {NEW_CLIENT}")
+    return Tailscale(client, secret)
+
+
+def _config(key: str, stack: str, root: Path) -> str | None:
+    argv = ["pulumi", "config", "get", key, "--stack", stack, "--non-interactive"]
+    try:
+        done = subprocess.run(argv, cwd=root, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise ControlError("there is no pulumi here: run `. ./activate` first") from None
+    if done.returncode and "not found" not in done.stderr:
+        reason = (done.stderr.strip().splitlines() or ["pulumi gave no reason"])[-1]
+        raise ControlError(f"{key} can't be read: {reason}")
+    return done.stdout.strip() or None if done.returncode == 0 else None
+
+
+def writer(spec: StackSpec, api_key: Secret) -> Write:
+    """What `pulumi up` does where the stack owns a headscale's policy."""
+    mesh = spec.file.network.mesh
+    server = mesh.login_server if mesh else None
+
+    async def write() -> None:
+        assert server
+        secret = await api_key()
+        if not secret:
+            raise ControlError(f"there is no API key for {server}: {NEW_KEY}")
+        await asyncio.to_thread(write_policy, spec, Headscale(server, secret))
+
+    return write
+
+
+def write_policy(spec: StackSpec, headscale: Headscale) -> None:
+    """Make the spec's policy the mesh's, with the tests that its nodes allow.
+
+    Raises ControlError for a policy in force that this stack did not write, or that was edited since, unless it is the
+    one that was taken over or says the same.
+    """
+    found = headscale.policy()
+    if found is not None and not may_replace(spec, found):
+        raise ControlError(
+            f"{headscale.url} has a policy that the stack {spec.stack} did not write: "
+            f"`make policy STACK={spec.stack}` shows the difference, and with TAKE_OVER=yes the next `up` replaces it"
+        )
+    nodes = headscale.nodes()
+    headscale.set_policy(text(policy(spec, present(nodes)), spec.stack))
+
+
+def may_replace(spec: StackSpec, found: str) -> bool:
+    """Whether the policy in force is this stack's own, was taken over, or says the same."""
+    if is_ours(found, spec.stack) or digest(found) == spec.taken_over_policy:
+        return True
+    try:
+        return not difference(policy(spec), read(found))
+    except ValueError:
+        return False
+
+
+def digest(found: str) -> str:
+    """What names a policy in Pulumi's config."""
+    return hashlib.sha256(found.encode()).hexdigest()
+
+
+def remove_stale(spec: StackSpec, control: Control) -> tuple[Node, ...]:
+    """Remove nodes from the mesh whose hosts have left the spec; those that were. Raises ControlError."""
+    gone = stale_nodes(spec, control.nodes())
+    for node in gone:
+        control.delete_node(node.id)
+    return gone
