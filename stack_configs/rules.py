@@ -18,6 +18,7 @@ from stack_configs.schema.hosts import Host, SshConnection, SshServer
 from stack_configs.schema.models import Model
 from stack_configs.schema.network import Network
 from stack_configs.schema.observability import Observability
+from stack_configs.uplink_rules import uplink_problems
 
 Found = tuple[Path, str, str]
 
@@ -67,6 +68,7 @@ def broken_rules(spec: Parsed, weights: str, local_gpus: tuple[str, ...]) -> Ite
     """Every rule over every part."""
     yield from _hosts(spec)
     yield from _between_hosts(spec)
+    yield from uplink_problems(spec.hosts)
     for name, model in spec.models.items():
         yield from _model(name, model, spec)
         yield from _replicas(name, model, spec)

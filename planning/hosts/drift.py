@@ -43,7 +43,8 @@ def differences(name: str, spec: StackSpec, facts: Facts, before: Facts | None =
         *(() if _unread(facts, "dpkg", "apt-mark") else _packages(host, spec, facts)),
         *(() if _unread(facts, "/sys/module", "/proc/driver", "dkms") else _driver(host, spec, facts)),
         *(() if _unread(facts, "Docker:", "docker", "nvidia-ctk", "/etc/cdi") else _engine(host, spec, facts)),
-        *_fenced(facts),
+        *_noted("fenced-", "engine", facts),
+        *_noted("uplink-", "uplinks", facts),
     ]
     return tuple(sorted(found, key=lambda difference: STEPS.index(difference.step)))
 
@@ -125,11 +126,12 @@ def _is_module(key: str, kernel: str, version: str) -> bool:
     return of == kernel and is_build(version, module.partition("/")[2])
 
 
-def _fenced(facts: Facts) -> Iterator[Difference]:
-    """Replicas that the host has stopped, since Docker would only have started them again in vain."""
+def _noted(what: str, step: StepName, facts: Facts) -> Iterator[Difference]:
+    """What a program of ours on the host has noted: replicas that it stopped, since Docker would only have started them
+    again in vain; uplinks that are dead."""
     for name, why in facts.pending.items():
-        if name.startswith("fenced-"):
-            yield Difference(step="engine", says=why, by_step=False)
+        if name.startswith(what):
+            yield Difference(step=step, says=why, by_step=False)
 
 
 def _engine(host: Host, spec: StackSpec, facts: Facts) -> Iterator[Difference]:

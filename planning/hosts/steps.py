@@ -8,6 +8,7 @@ from pathlib import Path
 from planning.hosts import packages
 from planning.hosts.packages import PackageSet
 from planning.hosts.plan import SSH_REOPENS_S, STEPS, HostPlan, Step, StepName
+from planning.network import uplinks
 from stack_configs.schema.hosts import Host, RebootWindow, SshConnection
 from stack_configs.schema.stack import StackSpec
 from stack_configs.schema.versions import HostVersions, RepositoryName
@@ -27,6 +28,9 @@ TIMEOUTS_S: dict[StepName, int] = {
 }
 """Waiting ten minutes for apt's lock is in each; a DKMS build took 250 s on 4 cores, and a driver may need three."""
 APT_LOCK_S = 600
+
+PROGRAMS: dict[StepName, tuple[str, str]] = {"engine": ("FENCE", "fence"), "uplinks": ("WATCH", "uplinks_watch")}
+"""Programs that a step puts on the host: the variable that it gets the text by, and the script."""
 
 SERVING_LABEL = "inference-stack.component=serving"
 """Of model containers: components.naming puts it on."""
@@ -48,12 +52,14 @@ def plan_host(name: str, spec: StackSpec) -> HostPlan:
         "driver": _driver(host, versions) if host.driver or host.cuda_toolkit else None,
         "reboot": _reboot(host, versions) if host.driver else None,
         "engine": _engine(host, versions),
+        "uplinks": uplinks.settings(host),
     }
     summaries: dict[StepName, str] = {
         "base": _base_summary(host, versions),
         "driver": _driver_summary(host, versions),
         "reboot": _reboot_summary(host),
         "engine": _engine_summary(host, versions),
+        "uplinks": uplinks.summary(host),
     }
     steps: list[Step] = []
     for step in STEPS:
@@ -79,9 +85,10 @@ def plan_host(name: str, spec: StackSpec) -> HostPlan:
 def script(step: StepName) -> str:
     """What every step shares, and the step's own part, whose last line runs it."""
     shared = "\n".join((SCRIPTS / f"{part}.sh").read_text() for part in ("lib", "apt", step))
-    # A program of its own, which `engine` puts on the host.
-    fence = f"FENCE={shlex.quote((SCRIPTS / 'fence.sh').read_text())}\n" if step == "engine" else ""
-    return fence + shared
+    if step not in PROGRAMS:
+        return shared
+    variable, program = PROGRAMS[step]
+    return f"{variable}={shlex.quote((SCRIPTS / f'{program}.sh').read_text())}\n{shared}"
 
 
 def text(step: Step) -> str:

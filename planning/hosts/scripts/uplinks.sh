@@ -1,0 +1,69 @@
+# shellcheck shell=bash
+# uplinks: the default route leaves an uplink that is dead, and comes back.
+# A service with a program of ours: Debian and Ubuntu have none that looks beyond the router. systemd-networkd and ifupdown
+# check nothing; NetworkManager lowers a device whose one URI doesn't answer, and servers don't run it; keepalived
+# moves routes with the state of a VRRP instance, not with that of a way out.
+
+PROGRAM=/usr/local/sbin/inference-stack-uplinks
+UNIT=/etc/systemd/system/inference-stack-uplinks.service
+CHOOSES_WITHIN_S=10
+
+apply() {
+  local uplink links
+  ensure iproute2 iputils-ping
+  links=$(ip -o link show | sed -E 's/^[0-9]+: ([^:@]+).*/\1/' | grep -vx lo | tr '\n' ' ')
+  for uplink in $UPLINKS; do
+    [[ " $links" == *" ${uplink%%=*} "* ]] || fail "there is no interface ${uplink%%=*}" "this host has ${links% }" \
+      "correct \`uplinks:\`, or bring the interface up and run \`up\` again"
+  done
+  CHANGED_BEFORE=$CHANGED
+  CHANGED=
+  put "$PROGRAM" <<<"$WATCH"
+  chmod 755 "$PROGRAM"
+  put "$UNIT" <<END
+[Unit]
+Description=Keep the default route at an uplink that works
+Wants=network-online.target
+After=network-online.target
+[Service]
+Type=exec
+Environment="UPLINKS=$UPLINKS"
+ExecStart=$PROGRAM watch
+Restart=always
+RestartSec=2
+CapabilityBoundingSet=CAP_NET_ADMIN CAP_NET_RAW
+[Install]
+WantedBy=multi-user.target
+END
+  if [[ $(systemctl show -p NeedDaemonReload --value inference-stack-uplinks.service) == yes ]]; then systemctl daemon-reload; fi
+  if [[ $CHANGED ]] && systemctl -q is-active inference-stack-uplinks.service; then
+    # It goes on where it was: the default route stays.
+    systemctl restart inference-stack-uplinks.service
+    say "restarted inference-stack-uplinks.service"
+  fi
+  CHANGED=$CHANGED$CHANGED_BEFORE
+  enable_unit --now inference-stack-uplinks.service
+  chosen
+}
+
+chosen() { # a first uplink, within two rounds of probes
+  local deadline=$((SECONDS + CHOOSES_WITHIN_S))
+  until [[ $(ip -4 route show default proto 151) ]]; do
+    ((SECONDS < deadline)) || fail "no uplink answers a probe" "the default route stays as it was until one does" \
+      "check gateways and probes under \`uplinks:\`, and see \`journalctl -u inference-stack-uplinks\` on the host"
+    sleep 0.5
+  done
+}
+
+undo() {
+  if [[ -e $UNIT ]]; then
+    systemctl -q disable --now inference-stack-uplinks.service
+    "$PROGRAM" release
+    say "put routes and rules back as they were"
+    drop "$UNIT" "$PROGRAM"
+    systemctl daemon-reload
+  fi
+  rm -rf /run/inference-stack-uplinks
+}
+
+main "$@" </dev/null
