@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
+from stack_configs.firewall_rules import firewall_problems
 from stack_configs.ingress_rules import ingress_problems
 from stack_configs.mesh_rules import mesh_problems
 from stack_configs.problems import Path
@@ -81,6 +82,7 @@ def broken_rules(spec: Parsed, weights: str, local_gpus: tuple[str, ...]) -> Ite
         yield from ingress_problems(spec.network.ingress, spec.observability)
     if spec.network.mesh:
         yield from mesh_problems(spec.network.mesh, spec.hosts)
+    yield from firewall_problems(spec.network, spec.hosts, spec.broken)
     url = spec.observability.alertmanager.webhook_url
     if url is not None and not _is_web_address(url):
         yield (
