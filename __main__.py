@@ -11,7 +11,9 @@ from planning.hosts.ready import with_waiting
 from planning.network.limits import ingress_warnings
 from planning.serving.ledger.rules import ledger_problems, ledger_warnings
 from planning.stack import plan_stack
-from stack_configs.load import SpecError, located, spec_from_pulumi
+from stack_configs.load import SpecError, located, mesh_secrets, spec_from_pulumi
+from tools.invite import invitation
+from tools.mesh_control import control_by
 from tools.reach import reach
 
 
@@ -28,7 +30,9 @@ def main() -> None:
     told = (*gate_warnings(spec, now), *ledger_warnings(spec), *ingress_warnings(spec))
     for warning in (*spec.warnings, *located(spec.stack, told)):
         pulumi.log.warn(str(warning))
-    stack = InferenceStack(spec.stack, InferenceStackArgs(plan=plan_stack(spec), reach=reach))
+    invite = invitation(control_by(spec, mesh_secrets()))
+    arguments = InferenceStackArgs(plan=plan_stack(spec), reach=reach, invite=invite)
+    stack = InferenceStack(spec.stack, arguments)
     pulumi.export("url", stack.url)
     pulumi.export("models", stack.models)
     if spec.waiting:

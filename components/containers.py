@@ -156,6 +156,7 @@ def run_container(
             for p in plan.ports
         ]
         or None,
+        dns=[plan.resolver] if plan.resolver else None,
         sysctls=dict(plan.sysctls) or None,
         # How it lives.
         restart="no" if plan.job else "unless-stopped",

@@ -7,7 +7,9 @@ script that was applied last, at the address it was applied to.
 
 import asyncio
 import shlex
-from collections.abc import Callable
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import pulumi
 from pulumi import Resource, ResourceHook, ResourceHookArgs, ResourceHookBinding, ResourceOptions
@@ -25,9 +27,16 @@ UNDO_S = 1200
 KILL_S = 30
 """From the end of a step's time to the end of its processes."""
 
+NAMED_WITHIN_S = 30
+"""After a host has joined the mesh: until this machine, which is in it too, knows its name."""
+
 Reach = Callable[[HostPlan, bool], None]
 """Returns once the host answers and its user may sudo, and raises otherwise, in bounded time; the flag says that it may
 just have been rebooted. The plugin alone would dial a host for ever that accepts connections and stays silent."""
+
+
+Invite = Callable[[HostPlan], Awaitable[None]]
+"""Brings a host what it needs to join the mesh, over the connection that it joins by; raises when it can't."""
 
 
 def no_question(_plan: HostPlan, _rebooting: bool) -> None:
@@ -47,19 +56,28 @@ def once(reach: Reach) -> Reach:
     return asked
 
 
-def run_step(plan: HostPlan, step: Step, reach: Reach, opts: ResourceOptions) -> Resource:
+async def no_invitation(_plan: HostPlan) -> None:
+    """For hosts that need none."""
+
+
+def run_step(
+    plan: HostPlan, step: Step, reach: Reach, opts: ResourceOptions, invite: Invite = no_invitation
+) -> Resource:
     """Run one step on its host, now if it is new or has changed. `opts` carries parent and dependencies."""
+    # What is done once is not done again because its script has changed: only its arguments and `repair` count.
+    again = ("apply", step.summary, *step.once, *([str(step.repair)] if step.once else []))
     return remote.Command(
         f"{plan.name}-{step.name}",
-        connection=_connection(plan),
-        create=_command(step.timeout_s, "apply", step.summary),
+        connection=_connection(_as_joining(plan) if step.name == "join" else plan),
+        create=_command(step.timeout_s, *again),
         delete=_command(UNDO_S, "undo"),
         stdin=steps.text(step),
         add_previous_output_in_env=False,
         opts=ResourceOptions.merge(
             opts,
             ResourceOptions(
-                hooks=_reached_before(plan, step, reach),
+                hooks=_reached_before(plan, step, reach, invite),
+                ignore_changes=["connection", "delete", "stdin"] if step.once else None,
                 custom_timeouts=pulumi.CustomTimeouts(
                     create=_seconds(step.timeout_s), update=_seconds(step.timeout_s), delete=_seconds(UNDO_S)
                 ),
@@ -75,6 +93,11 @@ def _command(within_s: int, *words: str) -> str:
 
 def _seconds(script_s: int) -> str:
     return f"{script_s + KILL_S + (DIALS + 1) * (DIAL_S + 1)}s"
+
+
+def _as_joining(plan: HostPlan) -> HostPlan:
+    """The host as it is reached before it has a name in the mesh."""
+    return replace(plan, connection=plan.bootstrap or plan.connection)
 
 
 def _connection(plan: HostPlan) -> remote.ConnectionArgs:
@@ -100,12 +123,26 @@ def _connection(plan: HostPlan) -> remote.ConnectionArgs:
     )
 
 
-def _reached_before(plan: HostPlan, step: Step, reach: Reach) -> ResourceHookBinding:
+def _reached_before(plan: HostPlan, step: Step, reach: Reach, invite: Invite) -> ResourceHookBinding:
     # After `reboot` the next step is the one that waits until the host is back.
     patient = plan.may_reboot and step.name == "engine"
+    just_named = plan.bootstrap is not None and step.name == "base"
 
     async def wait(_args: ResourceHookArgs) -> None:
-        await asyncio.to_thread(reach, plan, patient)
+        if step.name == "join":
+            await asyncio.to_thread(reach, _as_joining(plan), False)
+            await invite(plan)
+            return
+        deadline = time.monotonic() + (NAMED_WITHIN_S if just_named else 0)
+        while True:
+            try:
+                await asyncio.to_thread(reach, plan, patient)
+            except Exception:
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(1)
+            else:
+                return
 
     hook = ResourceHook(f"{plan.name}-{step.name}-reached", wait)
     return ResourceHookBinding(before_create=[hook], before_update=[hook])

@@ -11,7 +11,7 @@ from components.gateway.gateway import Gateway, GatewayArgs
 from components.hosts.gpu_host import GpuHost, GpuHostArgs
 from components.naming import Names
 from components.observability.monitoring import Monitoring, MonitoringArgs
-from components.remote import Reach, no_question
+from components.remote import Invite, Reach, no_invitation, no_question
 from components.serving.model_server import ModelServer, ModelServerArgs
 from components.ssh import command_on, write_ssh_files
 from planning.names import MODELS_VOLUME
@@ -23,6 +23,8 @@ class InferenceStackArgs:
     plan: StackPlan
     reach: Reach = no_question
     """Asked before each step of a host over SSH."""
+    invite: Invite = no_invitation
+    """Asked before a host joins the mesh."""
 
 
 class InferenceStack(ComponentResource):
@@ -42,7 +44,8 @@ class InferenceStack(ComponentResource):
         plan = args.plan
         child = ResourceOptions(parent=self)
         prepared = {
-            host.name: GpuHost(host.name, GpuHostArgs(plan=host, reach=args.reach), child).ready for host in plan.hosts
+            host.name: GpuHost(host.name, GpuHostArgs(plan=host, reach=args.reach, invite=args.invite), child).ready
+            for host in plan.hosts
         }
         runtimes = self._runtimes(plan, prepared)
         servers: dict[str, ModelServer] = {}

@@ -75,6 +75,8 @@ class ContainerPlan:
     aliases: tuple[str, ...] = ()
     """More DNS names on `inner`; containers that share one are found together."""
     ports: tuple[PublishedPort, ...] = ()
+    resolver: str | None = None
+    """The name server that knows names beyond the stack's networks; None: the host's own."""
     sysctls: Mapping[str, str] = field(default_factory=dict)
     """Settings of the kernel's for the container's own network: `net.ipv4.…` → value."""
     memory_mib: int

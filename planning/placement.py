@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from planning.names import FRONT_PORT, VLLM_PORT, replica_service
-from stack_configs.schema.hosts import Host
 from stack_configs.schema.models import Replica
 from stack_configs.schema.stack import StackSpec
 
@@ -58,9 +57,16 @@ def engine_url(replica: PlacedReplica, spec: StackSpec) -> str:
     """Base URL of a replica's OpenAI API, as the gateway's containers reach it."""
     if replica.host == gateway_host(spec):
         return f"http://{replica.service}:{VLLM_PORT}/v1"
-    return f"http://{front_address(spec.file.hosts[replica.host])}/{replica.service}/v1"
+    return f"http://{front_address(replica.host, spec)}/{replica.service}/v1"
 
 
-def front_address(host: Host) -> str:
-    """Address and port of the host's front."""
-    return f"{host.lan_address}:{FRONT_PORT}"
+def front_address(host: str, spec: StackSpec) -> str:
+    """Address and port of a host's front, as the gateway's containers reach it."""
+    return f"{mesh_name(host, spec) if spec.file.network.mesh else spec.file.hosts[host].lan_address}:{FRONT_PORT}"
+
+
+def mesh_name(host: str, spec: StackSpec) -> str:
+    """A host's full name in the mesh. Raises ValueError where there is none."""
+    if spec.file.network.mesh is None:
+        raise ValueError(f"{spec.stack} has no mesh")
+    return f"{host}.{spec.file.network.mesh.domain}"

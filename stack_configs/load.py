@@ -13,13 +13,13 @@ from images.recipes import tag as built_tag
 from stack_configs import facts_files, lock_files, neighbours
 from stack_configs.mesh_rules import neighbour_problems
 from stack_configs.problems import Problem, SpecError
-from stack_configs.reached import over_ssh
 from stack_configs.rules import Found, Parsed, broken_rules
 from stack_configs.schema.gateway import Gateway
 from stack_configs.schema.hosts import Host
 from stack_configs.schema.models import Model
 from stack_configs.schema.network import Network
 from stack_configs.schema.observability import Observability
+from stack_configs.schema.reached import over_ssh
 from stack_configs.schema.stack import HubAddress, Image, StackFile, StackSpec
 from stack_configs.schema.versions import ImageName, VersionSet
 from stack_configs.source import Source, parse
@@ -68,6 +68,14 @@ def spec_from_pulumi() -> StackSpec:
         if wrong := _token_problem(spec.stack, token, pulumi.runtime.is_config_secret("cloudflare:apiToken")):
             raise SpecError([wrong])
     return spec
+
+
+def mesh_secrets() -> dict[str, str | None]:
+    """What the control plane of a mesh is asked with: key in Pulumi's config → its value."""
+    import pulumi
+
+    keys = ("inference-stack:headscaleApiKey", "tailscale:oauthClientId", "tailscale:oauthClientSecret")
+    return {key: pulumi.Config(key.split(":")[0]).get(key.split(":")[1]) for key in keys}
 
 
 def _token_problem(stack: str, configured: str | None, secret: bool) -> Problem | None:
@@ -343,6 +351,7 @@ __all__ = [
     "SpecError",
     "load",
     "located",
+    "mesh_secrets",
     "resolve",
     "settings_of",
     "spec_from_pulumi",

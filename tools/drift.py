@@ -19,6 +19,7 @@ from planning.hosts.plan import StepName
 from stack_configs.load import ROOT, located
 from stack_configs.problems import SpecError
 from stack_configs.schema.facts import Facts
+from stack_configs.schema.reached import over_ssh
 from tools.facts import ask_all, chosen
 from tools.stack import NAMESPACE, load_stack
 
@@ -36,8 +37,7 @@ def run(stack: str, only: str | None, root: Path, *, raise_counters: bool = True
     except SpecError as error:
         print(error, file=sys.stderr)
         return 2
-    over_ssh = {name: host for name, host in spec.file.hosts.items() if host.connection.kind == "ssh"}
-    hosts = chosen(stack, only, over_ssh)
+    hosts = chosen(stack, only, over_ssh(spec.file.hosts, spec.file.network))
     answers = ask_all(hosts)
     asked = {name: facts for name, facts in answers.items() if isinstance(facts, Facts)}
     before = spec.facts

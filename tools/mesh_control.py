@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import os
 import subprocess
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 from components.network.control import Control, ControlError
@@ -22,17 +22,28 @@ Secret = Callable[[], Awaitable[str | None]]
 
 def control_of(stack: str, mesh: Mesh, root: Path) -> Control:
     """The control plane, by the secrets of the stack's Pulumi config. Raises ControlError where one is missing."""
-    if mesh.login_server:
-        key = _config("inference-stack:headscaleApiKey", stack, root)
-        if not key:
-            raise ControlError(f"there is no API key for {mesh.login_server}: {NEW_KEY}")
-        return Headscale(mesh.login_server, key)
-    # The plugin's own names and variables.
-    client = _config("tailscale:oauthClientId", stack, root) or os.environ.get("TAILSCALE_OAUTH_CLIENT_ID")
-    secret = _config("tailscale:oauthClientSecret", stack, root) or os.environ.get("TAILSCALE_OAUTH_CLIENT_SECRET")
-    if not client or not secret:
+    found = _control(mesh, lambda key: _config(key, stack, root))
+    if found is None and mesh.login_server:
+        raise ControlError(f"there is no API key for {mesh.login_server}: {NEW_KEY}")
+    if found is None:
         raise ControlError(f"there is no OAuth client for Tailscale: {NEW_CLIENT}")
-    return Tailscale(client, secret)
+    return found
+
+
+def control_by(spec: StackSpec, secrets: Mapping[str, str | None]) -> Control | None:
+    """The same inside of Pulumi's program; None where there is no mesh, or no secret for it."""
+    mesh = spec.file.network.mesh
+    return _control(mesh, secrets.get) if mesh else None
+
+
+def _control(mesh: Mesh, config: Callable[[str], str | None]) -> Control | None:
+    if mesh.login_server:
+        key = config("inference-stack:headscaleApiKey")
+        return Headscale(mesh.login_server, key) if key else None
+    # The plugin's own names and variables.
+    client = config("tailscale:oauthClientId") or os.environ.get("TAILSCALE_OAUTH_CLIENT_ID")
+    secret = config("tailscale:oauthClientSecret") or os.environ.get("TAILSCALE_OAUTH_CLIENT_SECRET")
+    return Tailscale(client, secret) if client and secret else None
 
 
 def _config(key: str, stack: str, root: Path) -> str | None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from pulumi import ComponentResource, Resource, ResourceOptions
 
-from components.remote import Reach, once, run_step
+from components.remote import Invite, Reach, no_invitation, once, run_step
 from planning.hosts.plan import HostPlan
 
 
@@ -12,6 +12,7 @@ from planning.hosts.plan import HostPlan
 class GpuHostArgs:
     plan: HostPlan
     reach: Reach
+    invite: Invite = no_invitation
 
 
 class GpuHost(ComponentResource):
@@ -26,5 +27,6 @@ class GpuHost(ComponentResource):
         reach = once(args.reach)
         for step in args.plan.steps:
             child = ResourceOptions(parent=self, depends_on=self.ready)
-            self.ready = [run_step(args.plan, step, reach, child)]
+            asked = args.reach if step.name == "join" else reach
+            self.ready = [run_step(args.plan, step, asked, child, args.invite)]
         self.register_outputs({"steps": {step.name: step.summary for step in args.plan.steps}})

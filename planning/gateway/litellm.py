@@ -17,6 +17,7 @@ from planning.gateway.litellm_config import (
     RouterSettings,
 )
 from planning.names import COOLDOWN_S, LITELLM_ALIAS, LITELLM_PORT, litellm_service, uid_of
+from planning.network.mesh import RESOLVER
 from planning.placement import engine_url, gateway_host, placed, served
 from stack_configs.schema.gateway import Gateway
 from stack_configs.schema.stack import StackSpec
@@ -67,6 +68,7 @@ def plan_litellm(spec: StackSpec) -> tuple[ContainerPlan, ...]:
             files=files,
             tmpfs={"/tmp": "size=64m,mode=1777"},
             networks=networks,
+            resolver=RESOLVER if spec.file.network.mesh else None,
             sysctls=SYSCTLS,
             aliases=(LITELLM_ALIAS,),
             memory_mib=512 + LARGEST_AT_ONCE * 6 * spec.file.gateway.max_body_mib,

@@ -82,7 +82,7 @@ def _notes(plan: HostPlan, facts: Facts, before: Facts | None) -> Iterator[Diffe
 
 def _packages(host: Host, spec: StackSpec, facts: Facts) -> Iterator[Difference]:
     assert spec.host_versions
-    for of in wanted(host, spec.host_versions, facts):
+    for of in wanted(host, spec.host_versions, facts, mesh=spec.file.network.mesh is not None):
         for move in moves(of, facts):
             have = f"is {move.have}" if move.have else "is not installed"
             wants = "none" if move.to == REMOVED else move.to

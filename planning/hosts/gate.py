@@ -56,7 +56,14 @@ def _pins(c: Checked) -> Iterator[Found]:
             "take a version set with a part `hosts:`",
         )
         return
-    if absent := [name for name in repositories(c.host) if name not in versions.repositories]:
+    mesh = c.spec.file.network.mesh is not None
+    if mesh and versions.tailscale is None:
+        yield (
+            ("versions",),
+            f"{c.spec.file.versions} has no version of Tailscale, which hosts in a mesh run",
+            "take a version set with `hosts.tailscale`",
+        )
+    if absent := [name for name in repositories(c.host, mesh=mesh) if name not in versions.repositories]:
         yield (
             ("versions",),
             f"{c.spec.file.versions} has no apt repository {' and no '.join(absent)}",

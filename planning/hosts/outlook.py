@@ -74,7 +74,9 @@ def _unknown(name: str, spec: StackSpec, runs: Collection[StepName], facts: Fact
 def _known(name: str, spec: StackSpec, facts: Facts, runs: Collection[StepName]) -> Iterator[tuple[str, str]]:
     assert spec.host_versions
     host = spec.file.hosts[name]
-    sets = [of for of in wanted(host, spec.host_versions, facts) if of.step in runs]
+    sets = [
+        of for of in wanted(host, spec.host_versions, facts, mesh=spec.file.network.mesh is not None) if of.step in runs
+    ]
     moving = [str(move) for of in sets for move in moves(of, facts)]
     yield from zip(["packages", *[""] * len(moving)], moving or ["none moves"], strict=False)
     if unheld := [package for of in sets for package in not_held(of, facts)]:
@@ -114,7 +116,11 @@ def _docker(host: Host, spec: StackSpec, facts: Facts, runs: Collection[StepName
         return "no restart"
     if engine is None:
         return "starts: it is installed anew"
-    sets = [of for of in wanted(host, spec.host_versions, facts) if of.what == "Docker"]
+    sets = [
+        of
+        for of in wanted(host, spec.host_versions, facts, mesh=spec.file.network.mesh is not None)
+        if of.what == "Docker"
+    ]
     moving = [str(move) for of in sets for move in moves(of, facts)]
     # Whatever the file has now: the script starts Docker anew where it isn't the one that Docker was started with.
     settings_differ = {engine.settings, engine.settings_in_force} != {docker_settings(host)}

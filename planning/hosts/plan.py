@@ -38,6 +38,9 @@ STEPS: tuple[StepName, ...] = get_args(StepName)
 SSH_REOPENS_S = 300
 """After which a host that was to reboot and didn't takes SSH connections again."""
 
+FIREWALL_REVERTS_S = 300
+"""After which a firewall's rules end that `confirm` hasn't kept."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
@@ -58,11 +61,14 @@ class Step:
     """Longest time for `apply`."""
     repair: int = 0
     """Counts up when drift was found: the only way to run an unchanged step again."""
+    once: tuple[str, ...] = ()
+    """For a step that a changed script or setting doesn't run again: its arguments, which do."""
 
     @property
     def digest(self) -> str:
-        """Names script, settings and repair: 12 hex digits."""
-        parts = [self.script, *(f"{key}={value}" for key, value in sorted(self.settings.items())), str(self.repair)]
+        """Names what makes the step run again: script, settings and repair. 12 hex digits."""
+        given = [self.script, *(f"{key}={value}" for key, value in sorted(self.settings.items()))]
+        parts = [*(self.once or given), str(self.repair)]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
 
 
@@ -72,7 +78,12 @@ class HostPlan:
 
     name: str
     connection: SshConnection
+    """How everything but `join` reaches it."""
     steps: tuple[Step, ...]
+    bootstrap: SshConnection | None = None
+    """How `join` reaches it; None without a mesh."""
+    tags: tuple[str, ...] = ()
+    """Of its node in the mesh."""
     reboot_within_s: int = 900
     """How long the host may be away for a reboot."""
 

@@ -7,9 +7,12 @@ from pathlib import Path
 
 from planning.hosts import packages
 from planning.hosts.packages import PackageSet
-from planning.hosts.plan import SSH_REOPENS_S, STEPS, HostPlan, Step, StepName
-from planning.network import uplinks
+from planning.hosts.plan import FIREWALL_REVERTS_S, SSH_REOPENS_S, STEPS, HostPlan, Step, StepName
+from planning.network import firewall, uplinks
+from planning.network.mesh import join_words, mesh_settings, mesh_summary
+from planning.network.policy import tags
 from stack_configs.schema.hosts import Host, RebootWindow, SshConnection
+from stack_configs.schema.reached import reached_by
 from stack_configs.schema.stack import StackSpec
 from stack_configs.schema.versions import HostVersions, RepositoryName
 
@@ -29,6 +32,20 @@ TIMEOUTS_S: dict[StepName, int] = {
 """Waiting ten minutes for apt's lock is in each; a DKMS build took 250 s on 4 cores, and a driver may need three."""
 APT_LOCK_S = 600
 
+PARTS: dict[StepName, tuple[str, ...]] = {
+    "join": ("repositories", "tailscale"),
+    "base": ("repositories",),
+    "mesh": ("tailscale",),
+    "firewall": ("ruleset",),
+    "confirm": ("ruleset",),
+}
+"""What some steps share besides."""
+
+NO_KEY = {
+    "tailscale": "`up` takes one from Tailscale, and was not given its OAuth client",
+    "headscale": "`up` takes one from the headscale, and was not given its API key",
+}
+
 PROGRAMS: dict[StepName, tuple[str, str]] = {"engine": ("FENCE", "fence"), "uplinks": ("WATCH", "uplinks_watch")}
 """Programs that a step puts on the host: the variable that it gets the text by, and the script."""
 
@@ -46,27 +63,43 @@ def plan_host(name: str, spec: StackSpec) -> HostPlan:
         raise ValueError(f"{name} is this machine: it is not prepared over SSH")
     if versions is None:
         raise ValueError(f"{name} needs the version set's `hosts:` part")
-    repairs = spec.repairs.get(name, {})
+    repairs, mesh = spec.repairs.get(name, {}), spec.file.network.mesh
     settings: dict[StepName, dict[str, str] | None] = {
-        "base": _base(host, versions),
+        "base": _base(host, versions, mesh=mesh is not None),
         "driver": _driver(host, versions) if host.driver or host.cuda_toolkit else None,
         "reboot": _reboot(host, versions) if host.driver else None,
         "engine": _engine(host, versions),
         "uplinks": uplinks.settings(host),
+        "firewall": _firewall(name, spec),
+        "confirm": _firewall(name, spec),
     }
+    if mesh:
+        tailscale = _tailscale(versions)
+        settings["join"] = {
+            **_repository("tailscale", host, versions),
+            **tailscale,
+            "WHEN_REMOVED": host.when_removed,
+            "NO_KEY": NO_KEY[mesh.control],
+        }
+        settings["mesh"] = {**tailscale, **mesh_settings(name, spec)}
     summaries: dict[StepName, str] = {
-        "base": _base_summary(host, versions),
+        "base": _base_summary(host, mesh=mesh is not None),
         "driver": _driver_summary(host, versions),
         "reboot": _reboot_summary(host),
         "engine": _engine_summary(host, versions),
         "uplinks": uplinks.summary(host),
+        "firewall": _firewall_summary(name, spec),
+        "confirm": "over a new connection; without it the rules end by themselves",
     }
+    if mesh:
+        summaries["join"] = f"{' as '.join(join_words(name, spec))}"
+        summaries["mesh"] = mesh_summary(name, spec)
     steps: list[Step] = []
     for step in STEPS:
         given = settings.get(step)
         if given is not None:
-            if step == "engine" and host.driver:
-                # What `reboot` stops, `engine` starts: whenever `reboot` runs, `engine` must run after it.
+            if (step == "engine" and host.driver) or step == "confirm":
+                # What `reboot` stops, `engine` starts; what `firewall` tries, `confirm` keeps: it must run after it.
                 given = {**given, "AFTER": steps[-1].digest}
             steps.append(
                 Step(
@@ -76,15 +109,23 @@ def plan_host(name: str, spec: StackSpec) -> HostPlan:
                     settings={"APT_LOCK_S": str(APT_LOCK_S), **given},
                     timeout_s=TIMEOUTS_S[step],
                     repair=repairs.get(step, 0),
+                    once=join_words(name, spec) if step == "join" else (),
                 )
             )
-    return HostPlan(name=name, connection=host.connection, steps=tuple(steps), reboot_within_s=host.reboot_within_s)
+    return HostPlan(
+        name=name,
+        connection=reached_by(name, host, spec.file.network),
+        steps=tuple(steps),
+        bootstrap=host.connection if mesh else None,
+        tags=tags(name, spec) if mesh else (),
+        reboot_within_s=host.reboot_within_s,
+    )
 
 
 @cache
 def script(step: StepName) -> str:
     """What every step shares, and the step's own part, whose last line runs it."""
-    shared = "\n".join((SCRIPTS / f"{part}.sh").read_text() for part in ("lib", "apt", step))
+    shared = "\n".join((SCRIPTS / f"{part}.sh").read_text() for part in ("lib", "apt", *PARTS.get(step, ()), step))
     if step not in PROGRAMS:
         return shared
     variable, program = PROGRAMS[step]
@@ -102,8 +143,8 @@ def needs_toolkit(host: Host) -> bool:
     return bool(host.gpus or host.driver)
 
 
-def _base(host: Host, versions: HostVersions) -> dict[str, str]:
-    wanted = repositories(host)
+def _base(host: Host, versions: HostVersions, *, mesh: bool) -> dict[str, str]:
+    wanted = repositories(host, mesh=mesh)
     settings = {
         "SUPPORTED": _words(packages.shell_name(os) for os in packages.DISTRIBUTIONS),
         "REPOSITORIES": _words(packages.shell_name(name) for name in wanted),
@@ -116,7 +157,7 @@ def _base(host: Host, versions: HostVersions) -> dict[str, str]:
     return settings
 
 
-def repositories(host: Host) -> tuple[RepositoryName, ...]:
+def repositories(host: Host, *, mesh: bool) -> tuple[RepositoryName, ...]:
     """What the host installs from besides its own distribution."""
     found: list[RepositoryName] = []
     if (host.driver and host.driver.packages == "nvidia") or host.cuda_toolkit:
@@ -125,6 +166,8 @@ def repositories(host: Host) -> tuple[RepositoryName, ...]:
         found.append("nvidia-container-toolkit")
     if host.engine == "docker":
         found.append("docker")
+    if mesh:
+        found.append("tailscale")
     return tuple(found)
 
 
@@ -149,8 +192,14 @@ def _repository(name: RepositoryName, host: Host, versions: HostVersions) -> dic
     return {f"REPO_{packages.shell_name(name)}_{key}": value for key, value in settings.items()}
 
 
-def _base_summary(host: Host, versions: HostVersions) -> str:  # noqa: ARG001 (all summaries are called alike)
-    found = ", ".join(repositories(host)) or "no repositories of others"
+def _tailscale(versions: HostVersions) -> dict[str, str]:
+    if versions.tailscale is None:
+        raise KeyError("tailscale")
+    return {"TAILSCALE_VERSION": versions.tailscale.version}
+
+
+def _base_summary(host: Host, *, mesh: bool) -> str:
+    found = ", ".join(repositories(host, mesh=mesh)) or "no repositories of others"
     return f"{found}; security updates, time; {host.models_free_gib} GiB for models"
 
 
@@ -253,6 +302,16 @@ def _engine_summary(host: Host, versions: HostVersions) -> str:
     docker = f"Docker {' or '.join(found) or 'none'}{' of the distribution' if own else ''}"
     toolkit = f", container toolkit {versions.container_toolkit.version}, CDI" if needs_toolkit(host) else ""
     return f"{docker}{toolkit}, live-restore, log rotation"
+
+
+def _firewall(name: str, spec: StackSpec) -> dict[str, str] | None:
+    if spec.file.network.firewall is None:
+        return None
+    return {"RULES": firewall.ruleset(name, spec).strip(), "REVERT_S": str(FIREWALL_REVERTS_S)}
+
+
+def _firewall_summary(name: str, spec: StackSpec) -> str:
+    return firewall.summary(name, spec) if spec.file.network.firewall else ""
 
 
 def _sets(prefix: str, sets: dict[str, PackageSet]) -> dict[str, str]:

@@ -45,7 +45,7 @@ class Move:
         return f"{self.package} {self.have or 'not installed'} → {self.to}"
 
 
-def wanted(host: Host, versions: HostVersions, facts: Facts) -> tuple[Wanted, ...]:
+def wanted(host: Host, versions: HostVersions, facts: Facts, *, mesh: bool) -> tuple[Wanted, ...]:
     """By step, in the order in which they are installed. What has no package for the host's system is left out."""
     os = distribution(facts.os)
     if os is None:
@@ -58,6 +58,8 @@ def wanted(host: Host, versions: HostVersions, facts: Facts) -> tuple[Wanted, ..
     found.append(("engine", "Docker", packages.docker_packages(host.engine, versions, os)))
     if needs_toolkit(host):
         found.append(("engine", "the container toolkit", packages.toolkit_packages(versions.container_toolkit)))
+    if mesh and versions.tailscale:
+        found.append(("mesh", "Tailscale", PackageSet(version=versions.tailscale.version, names=("tailscale",))))
     return tuple(Wanted(step=step, what=what, set=of) for step, what, of in found if of)
 
 

@@ -9,6 +9,7 @@ from planning.names import (
     PROMETHEUS_PORT,
     uid_of,
 )
+from planning.network.mesh import RESOLVER
 from planning.observability.alertmanager import alertmanager_yml
 from planning.observability.dcgm import counters_csv
 from planning.observability.rules import rules_yml
@@ -57,6 +58,7 @@ def _prometheus(spec: StackSpec) -> ContainerPlan:
             f"--storage.tsdb.retention.time={settings.retention_days}d",
             f"--web.external-url=http://127.0.0.1:{settings.port}/",
         ),
+        resolver=RESOLVER if spec.file.network.mesh else None,
         files={"prometheus.yml": prometheus_yml(spec), RULES_FILE: rules_yml(spec)},
         mounts=(VolumeMount(source="prometheus", target="/prometheus", read_only=False),),
         networks=("inner", "edge"),

@@ -106,6 +106,6 @@ def _target(service: str, path: str, on: str, port: int, spec: StackSpec, labels
     if on == gateway_host(spec):
         target = f"{service}:{port}"
     else:
-        target = front_address(spec.file.hosts[on])
+        target = front_address(on, spec)
         labels = {**labels, "instance": f"{service}:{port}", "__metrics_path__": f"/{path}/metrics"}
     return {"targets": [target], **({"labels": labels} if labels else {})}

@@ -227,6 +227,12 @@ def bare_hosts(
         yield list(pool.map(stack.enter_context, made))
 
 
+def neighbour() -> tuple[str, list[str]]:
+    """An address in the hosts' network, and `docker run`'s options for a container that has it and goes with them."""
+    address = _free_address()
+    return address, ["--label", f"{LABEL}={_owner()}", "--network", _network(), "--ip", address]
+
+
 def _host_key(container: str) -> str:
     argv = ("docker", "exec", container, "cat", "/etc/ssh/this-host.pub")
     return _run(*argv, check=False).stdout
@@ -327,4 +333,4 @@ def _run(
     return done
 
 
-__all__ = ["USER", "Host", "Login", "bare_host", "bare_hosts", "login"]
+__all__ = ["USER", "Host", "Login", "bare_host", "bare_hosts", "login", "neighbour"]

@@ -18,12 +18,13 @@ from dataclasses import dataclass, field
 from email.utils import formatdate
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from planning.hosts.packages import UNSUFFIXED_SINCE
 from stack_configs.schema.stack import StackSpec
-from stack_configs.schema.versions import HostVersions
+from stack_configs.schema.versions import HostVersions, RepositoryName
 from tests.hosts.host import Host
+from tests.network.programs import TAILSCALE
 
 ON_HOST = "/srv/repository"
 
@@ -106,8 +107,8 @@ class Package:
     version: str
     depends: tuple[str, ...] = ()
     conflicts: tuple[str, ...] = ()
-    files: Mapping[str, str] = field(default_factory=dict)
-    """Path → text; below bin/ they can be executed."""
+    files: Mapping[str, str | Path] = field(default_factory=dict)
+    """Path → text, or the file to copy; below bin/ and sbin/ they can be executed."""
     postinst: str = ""
     size_mib: int = 0
     """Of a file that nobody needs."""
@@ -176,6 +177,38 @@ def docker(version: str = "29.8.2", *, suite: str = "debian.13~trixie") -> list[
     ]
 
 
+def tailscale_package(programs: Path) -> Package:
+    """Tailscale itself, as its own package lays it out. `programs`: the folder of tailscale and tailscaled."""
+    unit = """[Unit]
+Description=Tailscale node agent
+After=network-pre.target
+[Service]
+EnvironmentFile=/etc/default/tailscaled
+ExecStart=/usr/sbin/tailscaled --state=/var/lib/tailscale/tailscaled.state --socket=/run/tailscale/tailscaled.sock \\
+    --port=${PORT} $FLAGS
+ExecStopPost=/usr/sbin/tailscaled --cleanup
+Restart=on-failure
+RuntimeDirectory=tailscale
+StateDirectory=tailscale
+StateDirectoryMode=0700
+Type=notify
+[Install]
+WantedBy=multi-user.target
+"""
+    return Package(
+        name="tailscale",
+        version=TAILSCALE,
+        depends=("iptables", "iproute2"),
+        files={
+            "usr/bin/tailscale": programs / "tailscale",
+            "usr/sbin/tailscaled": programs / "tailscaled",
+            "lib/systemd/system/tailscaled.service": unit,
+            "etc/default/tailscaled": 'PORT="41641"\nFLAGS=""\n',
+        },
+        postinst="#!/bin/sh\nsystemctl daemon-reload\nsystemctl enable --now tailscaled\n",
+    )
+
+
 class Repository:
     """A flat apt repository, signed with a key of its own."""
 
@@ -224,11 +257,12 @@ class Repository:
         drivers = {version.split(".")[0]: version for version in ("580.173.02", "595.71.05")}
         return HostVersions.model_validate(
             {
-                "repositories": dict.fromkeys(("nvidia-driver", "nvidia-container-toolkit", "docker"), of),
+                "repositories": dict.fromkeys(get_args(RepositoryName), of),
                 "drivers": {branch: {"version": version, "source": "tests"} for branch, version in drivers.items()},
                 "docker": {"version": "29.8.2", "source": "tests"},
                 "containerd": {"version": "2.3.6", "source": "tests"},
                 "container_toolkit": {"version": "1.20.1", "source": "tests"},
+                "tailscale": {"version": TAILSCALE, "source": "tests"},
                 **changes,
             }
         )
@@ -293,8 +327,8 @@ def _build(package: Package, file: Path) -> str:
     for path, text in package.files.items():
         at = tree / path
         at.parent.mkdir(parents=True, exist_ok=True)
-        at.write_text(text)
-        at.chmod(0o755 if "bin" in at.parts else 0o644)
+        at.write_bytes(text.read_bytes() if isinstance(text, Path) else text.encode())
+        at.chmod(0o755 if {"bin", "sbin"} & set(at.parts) else 0o644)
     if package.size_mib:
         at = tree / "usr" / "share" / package.name / "filler"
         at.parent.mkdir(parents=True)
@@ -328,4 +362,4 @@ def _run(*argv: str, stdin: str = "") -> str:
     return done.stdout
 
 
-__all__ = ["Package", "Repository", "docker", "driver", "spec_of", "toolkit"]
+__all__ = ["Package", "Repository", "docker", "driver", "spec_of", "tailscale_package", "toolkit"]

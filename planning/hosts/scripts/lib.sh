@@ -12,14 +12,14 @@ LOCK=/run/inference-stack.lock
 CHANGED=
 UPDATED=
 
-main() { # apply|undo [what a preview calls it]
+main() { # apply|undo [what a preview calls it] [arguments of the step]
   [[ $EUID == 0 ]] || fail "this must run as root" "it changes packages and units" "let sudo run it"
   find_os
   alone
   # What is started doesn't get the lock: a daemon would keep it.
   case ${1-} in
     apply)
-      apply 9>&-
+      apply "${@:2}" 9>&-
       note_done
       ;;
     undo)

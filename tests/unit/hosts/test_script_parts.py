@@ -69,7 +69,7 @@ def test_a_script_waits_for_one_that_still_runs_and_leaves_the_lock_to_nobody(tm
 
 def test_every_part_of_a_step_runs_without_the_lock() -> None:
     main = steps.script("base").partition("main() {")[2].partition("\n}\n")[0]
-    assert "apply 9>&-" in main
+    assert 'apply "${@:2}" 9>&-' in main
     assert "undo 9>&-" in main
 
 
