@@ -30,7 +30,7 @@ came_through() { # by a connection that began after the rules did
 keep() { # no way back from here, since none is needed
   disarm
   put "$KEPT" <<<"$RULES"
-  put "/etc/systemd/system/$KEEPER" <<END
+  put "$KEEPER_UNIT" <<END
 [Unit]
 Description=What inference-stack lets in
 DefaultDependencies=no

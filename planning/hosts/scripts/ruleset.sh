@@ -3,8 +3,10 @@
 # Settings: RULES, and REVERT_S, after which rules end that nobody confirmed.
 
 TABLE="inet inference_stack"
-KEPT=/etc/inference-stack-firewall.nft # loaded by each boot: only ever rules that were confirmed
+# Loaded by each boot: only ever rules that were confirmed.
+KEPT=/etc/inference-stack-firewall.nft
 KEEPER=inference-stack-firewall.service
+KEEPER_UNIT=/etc/systemd/system/inference-stack-firewall.service
 # In memory, since a boot ends the trial. `rules`: those on trial; `since`: when they were loaded, as the kernel counts;
 # `before`: what brings back what was there; `timer`: the one that does so.
 TRIAL=/run/inference-stack-firewall
@@ -74,9 +76,9 @@ disarm() { # every timer but $1
 }
 
 forget_kept() {
-  if [[ -e /etc/systemd/system/$KEEPER ]]; then
+  if [[ -e $KEEPER_UNIT ]]; then
     systemctl -q disable --now "$KEEPER"
-    drop "/etc/systemd/system/$KEEPER"
+    drop "$KEEPER_UNIT"
     systemctl daemon-reload
   fi
   drop "$KEPT"
