@@ -7,7 +7,7 @@ PY = .venv/bin/python
 TWO = --numprocesses 2
 
 .DEFAULT_GOAL := help
-.PHONY: help up down clean preview plan facts drift exposure forget logs key dev parts check fix unit test test-all golden docs lock
+.PHONY: help up down clean preview plan facts drift policy exposure forget logs key dev parts check fix unit test test-all golden docs lock
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,10 @@ drift: dev ## compare hosts with the spec; what differs is repaired by the next 
 
 exposure: dev ## who listens on the hosts, and what answers outside (STACK=prod FROM=user@address, or FROM=here)
 	$(PY) -m tools.exposure --stack $(STACK) $(if $(FROM),--from $(FROM))
+
+policy: dev ## who may talk to whom in the mesh, and whether it is so (STACK=prod, TAKE_OVER=yes, REMOVE=yes)
+	@. ./activate && $(PY) -m tools.policy --stack $(STACK) \
+		$(if $(filter yes,$(TAKE_OVER)),--take-over) $(if $(filter yes,$(REMOVE)),--remove)
 
 forget: ## let Pulumi forget a host that is dead (STACK=prod HOST=name); lists what goes, and asks
 	@. ./activate && $(PY) -m tools.forget --stack $(STACK) --host "$(HOST)"

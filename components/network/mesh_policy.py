@@ -17,10 +17,6 @@ Write = Callable[[], Awaitable[None]]
 """Writes the policy to its headscale; raises when it may not, or can't."""
 
 
-async def not_written() -> None:
-    """For programs that have no headscale."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class MeshPolicyArgs:
     plan: PolicyPlan
