@@ -22,6 +22,7 @@ from planning.network.exposure import Finding, Seen, Target, findings, findings_
 from planning.network.listeners import SCRIPT, BrokenListError, Inside, read_listeners
 from stack_configs.load import ROOT
 from stack_configs.problems import SpecError
+from stack_configs.schema.reached import reached_by
 from stack_configs.schema.stack import StackSpec
 from tools.ssh import SshError, run_script
 from tools.stack import load_stack
@@ -96,11 +97,12 @@ def run(stack: str, vantage: str | None, root: Path) -> int:
 
 def _ask(name: str, spec: StackSpec) -> Inside | str:
     """Who listens on a host, or why it could not be asked."""
-    connection, script = spec.file.hosts[name].connection, SCRIPT.read_text()
+    host, script = spec.file.hosts[name], SCRIPT.read_text()
     try:
-        if connection.kind == "local":
+        if host.connection.kind == "local":
             done = subprocess.run(["bash", "-s"], input=script, capture_output=True, text=True, check=False)
             return read_listeners(done.stdout)
+        connection = reached_by(name, host, spec.file.network)
         return read_listeners(run_script(name, connection, script, limit_s=ASK_WITHIN_S).out)
     except SshError as error:
         return str(error)

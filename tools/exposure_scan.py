@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 LAST_PORT = 65535
 SILENT_AFTER_S = 2.5
 """Two SYNs: the kernel sends the second after 1 s."""
-AT_ONCE = 4000
+AT_ONCE = 10_000
 PER_S = 10_000
 """New connections, at all targets together."""
 UDP_WAITS_S = 1.2
