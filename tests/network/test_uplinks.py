@@ -1,11 +1,12 @@
 """A host with two ways to the internet: what follows when one dies, and when it comes back.
 
 The host is a Debian 12 with the real systemd and the program that `uplinks` puts there. Each uplink is a network of
-its own, whose router belongs to one container, `world`: behind both routers it has the addresses of "the internet". It
-drops what comes in by one uplink from an address of the other, as providers do. An uplink dies beyond its router: the
-link stays up, the router answers, and nothing that goes further is heard of again.
+its own, whose router is one container, `world`, for both: it drops what comes in by one uplink from an address of the
+other, as providers do. The internet is a network behind it. An uplink dies beyond its router: the link stays up, the
+router answers, and nothing that goes further is heard of again.
 
-A TCP client that dials again when its connection is silent stands in for a tunnel's connector.
+A TCP client that dials again when its connection is silent stands in for a tunnel's connector. The mesh is real:
+headscale and another node are in the internet. The tests share the host and run in the order in which they stand here.
 """
 
 import json
@@ -26,7 +27,6 @@ from tests.hosts.steps import QUIET, Target
 
 WITHIN_S = 30
 """The requirement: mesh and connections are back."""
-INTERNET = ("203.0.113.10", "203.0.113.20")
 PROGRAM = "inference-stack-uplinks"
 NOTES = "/var/lib/inference-stack/pending"
 
@@ -42,28 +42,64 @@ class Tells(socketserver.BaseRequestHandler):
             self.request.sendall(f"{self.client_address[0]} {self.client_address[1]}\\n".encode())
             time.sleep(0.2)
 
-Server(("203.0.113.10", 9000), Tells).serve_forever()
+Server(("", 9000), Tells).serve_forever()
 """
 CLIENT = """
-import socket, time
+import socket, sys, time
 
 while True:
     try:
-        with socket.create_connection(("203.0.113.10", 9000), timeout=3) as heard:
+        with socket.create_connection((sys.argv[1], 9000), timeout=3) as heard:
             for line in heard.makefile():
                 print(time.time(), line.strip(), flush=True)
     except OSError:
         time.sleep(0.5)
 """
 
+CLIENT_OF_SHELL = """#!/bin/bash
+while true; do
+  if exec 3<>/dev/tcp/$1/9000; then
+    while read -t 3 -r heard <&3; do echo "$EPOCHREALTIME $heard"; done
+    exec 3<&-
+  fi
+  sleep 0.5
+done
+"""
+KERNEL_CAN_END_CONNECTIONS = "exec 3<>/dev/tcp/127.0.0.1/22; ss -H -t -n -K dst 127.0.0.1 and dport = :22 | wc -l"
+NAT = """
+set -e
+ip netns add behind
+ip link add behind type veth peer name eth0 netns behind
+ip address add 172.30.0.1/24 dev behind
+ip -n behind address add 172.30.0.2/24 dev eth0
+ip link set behind up
+ip -n behind link set eth0 up
+ip -n behind route add default via 172.30.0.1
+sysctl -qw net.ipv4.ip_forward=1
+nft add table ip tests
+nft 'add chain ip tests out {{ type nat hook postrouting priority srcnat; }}'
+nft 'add rule ip tests out ip saddr 172.30.0.0/24 oifname != behind masquerade'
+systemd-run -q -p StandardOutput=truncate:/run/heard ip netns exec behind bash /srv/client {address}
+"""
+
 
 @dataclass
 class World:
-    """Two routers and what is behind them."""
+    """Two routers, and the internet behind them."""
 
     container: str
     subnets: list[str] = field(default_factory=list)
-    """Of the uplinks, the first three numbers of each."""
+    """The first three numbers of each: the uplinks', the internet's."""
+
+    @property
+    def beyond(self) -> str:
+        """The container in the internet."""
+        return f"{self.container}-beyond"
+
+    @property
+    def internet(self) -> tuple[str, str]:
+        """Addresses in it."""
+        return f"{self.subnets[2]}.10", f"{self.subnets[2]}.20"
 
     def gateway(self, uplink: int) -> str:
         return f"{self.subnets[uplink]}.2"
@@ -72,53 +108,48 @@ class World:
         """The host's."""
         return f"{self.subnets[uplink]}.5"
 
-    def do(self, command: str, *, check: bool = True) -> str:
-        return docker("exec", self.container, "bash", "-c", command, check=check).strip()
+    def do(self, command: str) -> str:
+        return docker("exec", self.container, "bash", "-ec", command).strip()
 
     def kill(self, uplink: int) -> None:
         """From now on what goes beyond that router, or comes from there, is dropped."""
-        self.do(
-            f"ip rule add pref {uplink + 1} iif eth{uplink} to 203.0.113.0/24 blackhole; "
-            f"ip rule add pref {uplink + 1} from 203.0.113.0/24 to {self.subnets[uplink]}.0/24 blackhole"
-        )
+        out, back = f"iif eth{uplink} to {self.subnets[2]}.0/24", f"iif eth2 to {self.subnets[uplink]}.0/24"
+        self.do(f"for way in '{out}' '{back}'; do ip rule add pref {uplink + 1} $way blackhole; done")
 
     def mend(self, uplink: int) -> None:
         self.do(f"while ip rule del pref {uplink + 1} 2>/dev/null; do :; done")
 
     def reaches(self, address: str) -> bool:
         """Whether the SSH server at an address of the host answers who dials from the internet."""
-        return "SSH-2.0" in self.do(f"timeout 2 bash -c 'head -n 1 </dev/tcp/{address}/22'", check=False)
+        dial = f"timeout 2 bash -c 'head -n 1 </dev/tcp/{address}/22'"
+        return "SSH-2.0" in docker("exec", self.beyond, "bash", "-c", dial, check=False)
 
 
 @contextmanager
 def world_around(host: Host) -> Iterator[World]:
     """Both uplinks, plugged into the host."""
     name = f"test-uplinks-{uuid4().hex[:6]}"
-    label = (
-        "--label",
-        docker("inspect", "--format", f'{LABEL}={{{{index .Config.Labels "{LABEL}"}}}}', host.container),
-    )
-    label = (label[0], label[1].strip())
-    world = World(name)
-    networks = [f"{name}-{letter}" for letter in "ab"]
+    label, world = _label(host), World(name)
+    networks = [f"{name}-{letter}" for letter in "abc"]
+    image = host_image("debian-12")
+    own = (*label, "--cap-add", "NET_ADMIN", "--entrypoint", "sleep")
+    sysctls = [word for one in ("all", "default") for word in ("--sysctl", f"net.ipv4.conf.{one}.rp_filter=1")]
     try:
-        for number, network in enumerate(networks):
-            world.subnets.append(_network(network, label, number))
-        sysctls = [word for one in ("all", "default") for word in ("--sysctl", f"net.ipv4.conf.{one}.rp_filter=1")]
-        docker(
-            *("run", "--detach", "--name", name, *label, "--cap-add", "NET_ADMIN", *sysctls, "--network", networks[0]),
-            *("--ip", world.gateway(0), "--entrypoint", "sleep", host_image("debian-12"), "infinity"),
-        )
-        docker("network", "connect", "--ip", world.gateway(1), networks[1], name)
-        world.do("ip rule add pref 10 lookup local; ip rule del pref 0")  # so that a rule can come before it
-        world.do("; ".join(f"ip address add {address} dev lo" for address in INTERNET))
-        for number, network in enumerate(networks):
-            world.do(f"ip route replace {world.subnets[number]}.0/24 dev eth{number} src {INTERNET[0]}")
-            docker("network", "connect", "--ip", world.address(number), network, host.container)
-        _python(f"{name}-server", label, name, SERVER)
+        world.subnets += [_network(network, label, number) for number, network in enumerate(networks)]
+        at = ("--network", networks[0], "--ip", world.gateway(0))
+        docker("run", "--detach", "--name", name, *own, *sysctls, *at, image, "infinity")
+        for number in (1, 2):
+            docker("network", "connect", "--ip", world.gateway(number), networks[number], name)
+        at = ("--network", networks[2], "--ip", world.internet[0])
+        docker("run", "--detach", "--name", world.beyond, *own, *at, image, "infinity")
+        there = f"ip address add {world.internet[1]}/24 dev eth0; ip route replace default via {world.gateway(2)}"
+        docker("exec", world.beyond, "bash", "-ec", there)
+        for number in (0, 1):
+            docker("network", "connect", "--ip", world.address(number), networks[number], host.container)
+        _python(f"{name}-server", label, world.beyond, SERVER)
         yield world
     finally:
-        docker("rm", "--force", f"{name}-server", name, check=False)
+        docker("rm", "--force", f"{name}-server", world.beyond, name, check=False)
         for network in networks:
             docker("network", "disconnect", "--force", network, host.container, check=False)
             docker("network", "rm", network, check=False)
@@ -126,7 +157,7 @@ def world_around(host: Host) -> Iterator[World]:
 
 def _network(name: str, label: tuple[str, ...], number: int) -> str:
     for tried in range(128):
-        subnet = f"10.88.{(os.getpid() * 2 + number + tried) % 256}"
+        subnet = f"10.88.{(os.getpid() * 3 + number + tried) % 256}"
         try:
             docker("network", "create", *label, "--subnet", f"{subnet}.0/24", name)
         except AssertionError as error:
@@ -137,32 +168,38 @@ def _network(name: str, label: tuple[str, ...], number: int) -> str:
     raise AssertionError("all subnets for uplinks are taken")
 
 
-def _python(name: str, label: tuple[str, ...], network_of: str, code: str) -> None:
+def _label(host: Host) -> tuple[str, str]:
+    """What goes with a host that a killed run left."""
+    show = f'{LABEL}={{{{index .Config.Labels "{LABEL}"}}}}'
+    return "--label", docker("inspect", "--format", show, host.container).strip()
+
+
+def _python(name: str, label: tuple[str, ...], network_of: str, code: str, *arguments: str) -> None:
     image = need_image("python")
     where = ("--network", f"container:{network_of}", "--entrypoint", "python3")
-    docker("run", "--detach", "--init", "--name", name, *label, *where, image, "-u", "-c", code)
+    docker("run", "--detach", "--init", "--name", name, *label, *where, image, "-u", "-c", code, *arguments)
 
 
 @dataclass
 class Client:
-    """The long-lived connection."""
+    """The long-lived connection: the last line of its log says when it heard of the internet, and its own address."""
 
-    container: str
+    log: Callable[[], str]
 
     def last(self) -> tuple[float, str, str]:
-        """When it last heard of the internet, and by which address and port of its own."""
-        rows = docker("logs", "--tail", "1", self.container).split()
+        """When, by which address and port."""
+        rows = self.log().split()
         return (float(rows[0]), rows[1], rows[2]) if rows else (0.0, "", "")
 
-    def is_by(self, address: str, *, after: float = 0.0) -> bool:
-        at, by, _ = self.last()
-        return by == address and at > after
+    def is_by(self, address: str) -> bool:
+        return self.last()[1] == address
 
 
 @pytest.fixture(scope="module")
 def host() -> Iterator[Host]:
     need_image("python")
     with bare_host("gateway") as found:
+        found.inside("apt-get update -qq; apt-get install -qy nftables")  # by the way out that it has so far
         yield found
 
 
@@ -182,21 +219,12 @@ def before(host: Host, world: World) -> list[str]:
 
 @pytest.fixture(scope="module")
 def target(host: Host, world: World, before: list[str], tmp_path_factory: pytest.TempPathFactory) -> Target:  # noqa: ARG001
-    uplinks = [
-        {"interface": interface(host, world, number), "gateway": world.gateway(number), "probes": INTERNET}
-        for number in (0, 1)
-    ]
-    return Target(host, Repository(tmp_path_factory.mktemp("apt")), {"uplinks": uplinks}, {})
-
-
-@pytest.fixture(scope="module")
-def client(applied: Target, world: World) -> Iterator[Client]:
-    name = f"{world.container}-client"
-    host = applied.host.container
-    label = docker("inspect", "--format", f'{LABEL}={{{{index .Config.Labels "{LABEL}"}}}}', host).strip()
-    _python(name, ("--label", label), host, CLIENT)
-    yield Client(name)
-    docker("rm", "--force", name)
+    return Target(
+        host,
+        Repository(tmp_path_factory.mktemp("apt")),
+        {"uplinks": [uplink(host, world, 0), uplink(host, world, 1)]},
+        {},
+    )
 
 
 @pytest.fixture(scope="module")
@@ -205,18 +233,68 @@ def applied(target: Target) -> Target:
     return target
 
 
+@pytest.fixture(scope="module")
+def swift(applied: Target) -> Target:
+    """With shorter times, by the means of docs/two-uplinks.md: what is asked from here on is what follows what."""
+    figures = "[Service]\nEnvironment=EVERY_S=1 ALIVE_AFTER=6\n"
+    applied.host.put(f"/etc/systemd/system/{PROGRAM}.service.d/override.conf", figures)
+    applied.host.inside(f"systemctl daemon-reload; systemctl restart {PROGRAM}")
+    return applied
+
+
+@pytest.fixture
+def both(swift: Target, world: World) -> Target:
+    """With both uplinks alive again, whatever the test before has killed."""
+    for number in (0, 1):
+        world.mend(number)
+    soon(lambda: default_by(swift.host) == world.gateway(0) and not notes(swift.host), "the first, both alive")
+    return swift
+
+
+@pytest.fixture(scope="module")
+def client(applied: Target, world: World) -> Iterator[Client]:
+    name = f"{world.container}-client"
+    _python(name, _label(applied.host), applied.host.container, CLIENT, world.internet[0])
+    yield Client(lambda: docker("logs", "--tail", "1", name))
+    docker("rm", "--force", name)
+
+
+@pytest.fixture(scope="module")
+def behind(applied: Target, world: World) -> Client:
+    """The same from behind the host's NAT, as containers are: `main` alone routes what they send."""
+    applied.host.put("/srv/client", CLIENT_OF_SHELL)
+    applied.host.inside(NAT.format(address=world.internet[0]))
+    return Client(lambda: applied.host.inside("tail -n 1 /run/heard"))
+
+
+def uplink(host: Host, world: World, number: int) -> dict[str, object]:
+    """As in a stack's YAML."""
+    rows = json.loads(host.inside("ip -j -4 address show"))
+    mine = next(row for row in rows for one in row["addr_info"] if one["local"] == world.address(number))
+    return {"interface": mine["ifname"], "gateway": world.gateway(number), "probes": world.internet}
+
+
 def routes(host: Host) -> list[str]:
     return host.inside("ip -4 route show table all; ip -4 rule show").splitlines()
 
 
-def interface(host: Host, world: World, uplink: int) -> str:
-    rows = json.loads(host.inside("ip -j -4 address show"))
-    return next(str(row["ifname"]) for row in rows for one in row["addr_info"] if one["local"] == world.address(uplink))
+def notes(host: Host) -> str:
+    """Of uplinks that are dead."""
+    return host.inside(f"cat {NOTES}/uplink-* 2>/dev/null", check=False)
+
+
+def moves(host: Host) -> int:
+    """How often the default route has been given to another uplink."""
+    return journal(host).count("the default route is ")
+
+
+def journal(host: Host) -> str:
+    return host.inside(f"journalctl -u {PROGRAM} -o cat")
 
 
 def default_by(host: Host) -> str:
     """The gateway that the kernel sends to."""
-    return host.inside(f"ip -4 route get {INTERNET[0]} | sed -nE 's/.* via ([0-9.]+) .*/\\1/p'")
+    return host.inside("ip -4 route get 192.0.2.1 | sed -nE 's/.* via ([0-9.]+) .*/\\1/p'")
 
 
 def soon(condition: Callable[[], bool], what: str, within_s: float = WITHIN_S) -> float:
@@ -228,9 +306,23 @@ def soon(condition: Callable[[], bool], what: str, within_s: float = WITHIN_S) -
     return time.monotonic() - started
 
 
+def test_gateways_with_a_slip_of_the_pen_leave_everything_as_it_is(target: Target, before: list[str]) -> None:
+    wrong = [{**one, "gateway": str(one["gateway"]).removesuffix("2") + "77"} for one in target.settings["uplinks"]]
+    says = target.with_(uplinks=wrong).fails("uplinks")
+    assert "no uplink answers a probe: the default route stays as it was until one does; check gateways" in says
+    assert [row for row in routes(target.host) if row in before] == before
+    assert "suppress_prefixlength" not in target.host.inside("ip rule"), "no answer is led astray"
+    target.with_(uplinks=wrong).run("uplinks", what="undo")
+    assert routes(target.host) == before
+
+
+def test_an_interface_that_is_not_there_is_told(target: Target) -> None:
+    wrong = [{**one, "interface": "eno1"} for one in target.settings["uplinks"]]
+    assert "there is no interface eno1: this host has " in target.with_(uplinks=wrong).fails("uplinks")
+
+
 def test_the_first_uplink_has_the_default_route(target: Target, world: World) -> None:
-    out = target.run("uplinks")
-    assert f"started {PROGRAM}.service" in out
+    assert f"started {PROGRAM}.service" in target.run("uplinks")
     assert default_by(target.host) == world.gateway(0)
     assert target.run("uplinks").strip() == QUIET
 
@@ -240,10 +332,83 @@ def test_answers_leave_by_the_uplink_that_they_were_asked_by(applied: Target, wo
     assert default_by(applied.host) == world.gateway(0)
 
 
-def test_an_uplink_dies_and_the_connection_is_back_by_the_other(applied: Target, world: World, client: Client) -> None:
-    soon(lambda: client.is_by(world.address(0)), "a connection by the first")
+def test_an_uplink_dies_and_what_was_dialled_is_back_by_the_other(
+    applied: Target, world: World, client: Client, behind: Client
+) -> None:
+    soon(lambda: client.is_by(world.address(0)) and behind.is_by(world.address(0)), "connections by the first")
     world.kill(0)
-    took = soon(lambda: client.is_by(world.address(1)), "a connection by the second")
-    print(f"back after {took:.1f} s")
+    for of, whose in ((client, "the host's"), (behind, "its containers'")):
+        took = soon(lambda of=of: of.is_by(world.address(1)), f"{whose} connection by the second")  # type: ignore[misc]
+        print(f"{whose} connection was back after {took:.1f} s")
     assert default_by(applied.host) == world.gateway(1)
-    assert "nothing is heard of 203.0.113.10, 203.0.113.20" in applied.host.inside(f"cat {NOTES}/uplink-*")
+    assert f"nothing is heard of {', '.join(world.internet)}" in notes(applied.host)
+    if applied.host.inside(KERNEL_CAN_END_CONNECTIONS) == "1":
+        assert f"ended TCP connections of {world.address(0)}: " in journal(applied.host)
+
+
+def test_the_preferred_uplink_is_used_again_when_it_is_stable_and_connections_stay(
+    swift: Target, world: World, client: Client
+) -> None:
+    """As the test before has left it: with the first uplink dead."""
+    assert default_by(swift.host) == world.gateway(1)
+    port, moved = client.last()[2], moves(swift.host)
+    for _ in range(2):  # it flaps
+        world.mend(0)
+        time.sleep(2.5)
+        world.kill(0)
+        time.sleep(2.5)
+    assert (default_by(swift.host), moves(swift.host)) == (world.gateway(1), moved)
+    world.mend(0)
+    soon(lambda: default_by(swift.host) == world.gateway(0), "the first again")
+    heard = client.last()[0]
+    soon(lambda: client.last()[0] > heard + 1, "more of the same connection")
+    assert client.last()[1:] == (world.address(1), port)
+
+
+def test_where_both_are_dead_the_last_is_kept_and_the_first_that_answers_is_taken(both: Target, world: World) -> None:
+    world.kill(0)
+    soon(lambda: default_by(both.host) == world.gateway(1), "the second")
+    world.kill(1)
+    soon(lambda: notes(both.host).count("has been dead") == 2, "both dead")
+    assert default_by(both.host) == world.gateway(1)
+    world.mend(0)
+    soon(lambda: default_by(both.host) == world.gateway(0), "the first")
+
+
+def test_what_another_program_removes_is_there_again(both: Target, world: World) -> None:
+    """systemd-networkd does, when it starts: ManageForeignRoutes=, ManageForeignRoutingPolicyRules=."""
+    was = routes(both.host)
+    both.host.inside(
+        f"systemctl kill -s STOP {PROGRAM}; ip rule flush protocol 151; ip route flush table 5102; ip route del default"
+    )
+    assert not world.reaches(world.address(1))
+    both.host.inside(f"systemctl kill -s CONT {PROGRAM}")
+    soon(lambda: sorted(routes(both.host)) == sorted(was), "all of it")
+    # A DHCP client puts its own in the place of ours.
+    both.host.inside(f"ip route replace default via {world.gateway(1)} dev {both.settings['uplinks'][1]['interface']}")
+    soon(lambda: default_by(both.host) == world.gateway(0), "ours")
+
+
+def test_a_service_that_is_started_again_changes_nothing(both: Target, world: World) -> None:
+    world.kill(0)
+    soon(lambda: default_by(both.host) == world.gateway(1), "the second")
+    world.mend(0)
+    both.host.inside(f"systemctl kill -s KILL {PROGRAM}")
+    soon(lambda: both.host.inside(f"systemctl show -p NRestarts --value {PROGRAM}") != "0", "a start")
+    assert default_by(both.host) == world.gateway(1), "the first has to be stable before"
+
+
+def test_a_reboot_restores_all(both: Target, world: World) -> None:
+    both.host.reboot()
+    soon(lambda: default_by(both.host) == world.gateway(0), "the first")
+    soon(lambda: world.reaches(world.address(1)), "an answer by the second")
+    assert both.run("uplinks").strip() == QUIET
+
+
+def test_undone_routes_and_rules_are_as_before(both: Target, before: list[str]) -> None:
+    both.host.inside(f"rm -r /etc/systemd/system/{PROGRAM}.service.d")
+    out = both.run("uplinks", what="undo")
+    assert "put routes and rules back as they were" in out
+    assert sorted(routes(both.host)) == sorted(before)
+    assert PROGRAM not in both.host.inside("ls /usr/local/sbin /etc/systemd/system /run")
+    assert both.run("uplinks", what="undo").strip() == QUIET

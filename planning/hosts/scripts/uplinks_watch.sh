@@ -243,7 +243,7 @@ end_connections() { # to what is beyond a dead uplink: their programs dial again
       filter+=" and not dst $network"
     done
     ended=$(ss -H -t -n -K "$filter" 2>/dev/null | wc -l) || true
-    if ((ended > 0)); then say "ended $ended connections of $address"; fi
+    if ((ended > 0)); then say "ended TCP connections of $address: $ended"; fi
   done
 }
 
