@@ -13,7 +13,7 @@ from planning.serving.ledger.rules import ledger_problems, ledger_warnings
 from planning.stack import plan_stack
 from stack_configs.load import SpecError, located, mesh_secrets, spec_from_pulumi
 from tools.invite import invitation
-from tools.mesh_control import control_by
+from tools.mesh_control import control_by, writer
 from tools.reach import reach
 
 
@@ -30,8 +30,10 @@ def main() -> None:
     told = (*gate_warnings(spec, now), *ledger_warnings(spec), *ingress_warnings(spec))
     for warning in (*spec.warnings, *located(spec.stack, told)):
         pulumi.log.warn(str(warning))
-    invite = invitation(control_by(spec, mesh_secrets()))
-    arguments = InferenceStackArgs(plan=plan_stack(spec), reach=reach, invite=invite)
+    control = control_by(spec, mesh_secrets())
+    arguments = InferenceStackArgs(
+        plan=plan_stack(spec), reach=reach, invite=invitation(control), write_policy=writer(spec, control)
+    )
     stack = InferenceStack(spec.stack, arguments)
     pulumi.export("url", stack.url)
     pulumi.export("models", stack.models)

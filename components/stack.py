@@ -1,6 +1,6 @@
 """A whole stack: the only place where the domains meet."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pulumi import ComponentResource, Input, Output, Resource, ResourceOptions
@@ -18,6 +18,10 @@ from planning.names import MODELS_VOLUME
 from planning.plans import StackPlan
 
 
+async def nobody_writes() -> None:
+    """For stacks that own no policy."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class InferenceStackArgs:
     plan: StackPlan
@@ -25,6 +29,8 @@ class InferenceStackArgs:
     """Asked before each step of a host over SSH."""
     invite: Invite = no_invitation
     """Asked before a host joins the mesh."""
+    write_policy: Callable[[], Awaitable[None]] = nobody_writes
+    """Writes the policy of a mesh that has no plugin of Pulumi's."""
 
 
 class InferenceStack(ComponentResource):
@@ -43,10 +49,7 @@ class InferenceStack(ComponentResource):
         super().__init__("inference-stack:index:InferenceStack", name, None, opts)
         plan = args.plan
         child = ResourceOptions(parent=self)
-        prepared = {
-            host.name: GpuHost(host.name, GpuHostArgs(plan=host, reach=args.reach, invite=args.invite), child).ready
-            for host in plan.hosts
-        }
+        prepared = self._prepared(args, child)
         runtimes = self._runtimes(plan, prepared)
         servers: dict[str, ModelServer] = {}
         for model in plan.models:
@@ -68,6 +71,25 @@ class InferenceStack(ComponentResource):
         self.models = [model.name for model in plan.models]
         self.monitoring = monitoring.urls
         self.register_outputs({"url": self.url, "models": self.models, "monitoring": self.monitoring})
+
+    def _prepared(self, args: InferenceStackArgs, child: ResourceOptions) -> Mapping[str, Sequence[Resource]]:
+        """Hosts over SSH → their last step. They join a mesh whose policy is written already, if it is this stack's."""
+        policy = None
+        if args.plan.policy:
+            from components.network.mesh_policy import MeshPolicy, MeshPolicyArgs
+
+            policy = MeshPolicy("policy", MeshPolicyArgs(plan=args.plan.policy, write=args.write_policy), child)
+        hosts = {
+            plan.name: GpuHost(
+                plan.name,
+                GpuHostArgs(plan=plan, reach=args.reach, invite=args.invite, after=policy.written if policy else ()),
+                child,
+            )
+            for plan in args.plan.hosts
+        }
+        if policy:
+            policy.prove([resource for host in hosts.values() for resource in host.joined])
+        return {name: host.ready for name, host in hosts.items()}
 
     def _runtimes(self, plan: StackPlan, prepared: Mapping[str, Sequence[Resource]]) -> dict[str, Runtime]:
         """Each host that runs something, ready to take containers. `prepared`: hosts over SSH → their last step."""

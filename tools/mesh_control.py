@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import os
 import subprocess
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from components.network.control import Control, ControlError
@@ -15,9 +15,6 @@ from planning.network.compare import difference, read
 from planning.network.policy import Node, is_ours, policy, present, stale_nodes, text
 from stack_configs.schema.network import Mesh
 from stack_configs.schema.stack import StackSpec
-
-Secret = Callable[[], Awaitable[str | None]]
-"""A secret of the stack's Pulumi config, read when it is needed."""
 
 
 def control_of(stack: str, mesh: Mesh, root: Path) -> Control:
@@ -58,17 +55,13 @@ def _config(key: str, stack: str, root: Path) -> str | None:
     return done.stdout.strip() or None if done.returncode == 0 else None
 
 
-def writer(spec: StackSpec, api_key: Secret) -> Write:
+def writer(spec: StackSpec, control: Control | None) -> Write:
     """What `pulumi up` does where the stack owns a headscale's policy."""
-    mesh = spec.file.network.mesh
-    server = mesh.login_server if mesh else None
 
     async def write() -> None:
-        assert server
-        secret = await api_key()
-        if not secret:
-            raise ControlError(f"there is no API key for {server}: {NEW_KEY}")
-        await asyncio.to_thread(write_policy, spec, Headscale(server, secret))
+        if not isinstance(control, Headscale):
+            raise ControlError(f"there is no API key to write the mesh's policy with: {NEW_KEY}")
+        await asyncio.to_thread(write_policy, spec, control)
 
     return write
 

@@ -23,6 +23,8 @@ class Project:
     folder: Path
     program: Callable[[dict[str, Any]], None]
     inputs: dict[str, Any] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=lambda: login().env)
+    """By default with the SSH agent of this test run."""
 
     def __post_init__(self) -> None:
         home = self.folder / "home"
@@ -35,17 +37,17 @@ class Project:
             step.close()
         engine.link_plugin(found, home)
         backend = self.folder / "backend"
-        backend.mkdir()
+        backend.mkdir(exist_ok=True)
         env = {
-            **login().env,
-            "PATH": f"{found.bin_dir}:{login().env['PATH']}",
+            **self.env,
+            "PATH": f"{found.bin_dir}:{self.env['PATH']}",
             "PULUMI_HOME": str(home),
             "PULUMI_BACKEND_URL": f"file://{backend}",
             "PULUMI_CONFIG_PASSPHRASE": "test",
             "PULUMI_SKIP_UPDATE_CHECK": "true",
             "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
         }
-        self._stack = automation.create_stack(
+        self._stack = automation.create_or_select_stack(
             "test",
             project_name="test",
             program=self._run,

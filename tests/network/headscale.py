@@ -67,10 +67,10 @@ class Headscale:
 
 
 @contextmanager
-def control_server(folder: Path) -> Iterator[Headscale]:
-    """A headscale in the network of the test hosts."""
+def control_server(folder: Path, at: tuple[str, list[str]] | None = None) -> Iterator[Headscale]:
+    """A headscale in the network of the test hosts, or at another address, with `docker run`'s options for it."""
     binaries, image = programs.headscale().parent, need_image("python")
-    address, there = neighbour()
+    address, there = at or neighbour()
     folder.chmod(0o755)
     _certificate(folder, address)
     (folder / "config.yaml").write_text(yaml.safe_dump(_config(address)))

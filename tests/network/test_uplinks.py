@@ -24,6 +24,8 @@ from tests.hosts.host import LABEL, Host, bare_host
 from tests.hosts.image import host_image
 from tests.hosts.repository import Repository
 from tests.hosts.steps import QUIET, Target
+from tests.network import programs
+from tests.network.headscale import control_server
 
 WITHIN_S = 30
 """The requirement: mesh and connections are back."""
@@ -267,6 +269,37 @@ def behind(applied: Target, world: World) -> Client:
     return Client(lambda: applied.host.inside("tail -n 1 /run/heard"))
 
 
+@pytest.fixture(scope="module")
+def mesh(applied: Target, world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """A connection to a node in the internet, through the mesh that the host has joined by its uplinks."""
+    host, label = applied.host, _label(applied.host)
+    there = [*label, "--network", f"container:{world.beyond}"]
+    node, name = f"{world.container}-node", f"{world.container}-client-of-mesh"
+    with control_server(tmp_path_factory.mktemp("headscale"), (world.internet[0], there)) as server:
+        server.say("users", "create", "kim")
+        key = server.say("preauthkeys", "create", "--user", "1", "--reusable")
+        join = ("up", "--login-server", server.url, "--auth-key", key, "--timeout", "60s")
+        programs_at = ("--volume", f"{programs.folder()}:/opt/mesh:ro", "--volume", f"{server.ca}:/ca.crt:ro")
+        daemon = ("tailscaled", "--tun=userspace-networking", "--state=mem:", "--socket=/tmp/socket")
+        docker(
+            *("run", "--detach", "--name", node, *there, *programs_at, "--env", "SSL_CERT_FILE=/ca.crt"),
+            *("--entrypoint", f"/opt/mesh/{daemon[0]}", need_image("python"), *daemon[1:]),
+        )
+        docker("exec", node, "/opt/mesh/tailscale", "--socket=/tmp/socket", *join, "--hostname", "node")
+        server.trusted_by(host)
+        for program in (programs.tailscale(), programs.tailscaled()):
+            docker("cp", str(program), f"{host.container}:/usr/local/bin/")
+        host.inside("systemd-run -q --unit tailscaled tailscaled --statedir=/var/lib/tailscale; sleep 1")
+        host.inside(f"tailscale {' '.join(join)}")
+        address = server.nodes()["node"]["ip_addresses"][0]
+        _python(name, label, host.container, CLIENT, address)
+        try:
+            yield Client(lambda: docker("logs", "--tail", "1", name))
+        finally:
+            docker("rm", "--force", name, node)
+            host.inside("tailscale down; systemctl stop tailscaled")
+
+
 def uplink(host: Host, world: World, number: int) -> dict[str, object]:
     """As in a stack's YAML."""
     rows = json.loads(host.inside("ip -j -4 address show"))
@@ -344,6 +377,17 @@ def test_an_uplink_dies_and_what_was_dialled_is_back_by_the_other(
     assert f"nothing is heard of {', '.join(world.internet)}" in notes(applied.host)
     if applied.host.inside(KERNEL_CAN_END_CONNECTIONS) == "1":
         assert f"ended TCP connections of {world.address(0)}: " in journal(applied.host)
+
+
+def test_the_mesh_is_back_by_the_other(both: Target, world: World, mesh: Client) -> None:
+    soon(lambda: mesh.last()[0] > time.time() - 1, "a connection in the mesh")
+    world.kill(0)
+    killed = time.time()
+    # What is heard later than that was sent after the uplink had died.
+    soon(lambda: time.time() > killed + 2 and mesh.last()[0] < time.time() - 2, "silence")
+    took = soon(lambda: mesh.last()[0] > time.time() - 1, "the mesh", WITHIN_S - (time.time() - killed))
+    print(f"the mesh was back {time.time() - killed:.1f} s after the uplink had died, {took:.1f} s of them waited for")
+    assert default_by(both.host) == world.gateway(1)
 
 
 def test_the_preferred_uplink_is_used_again_when_it_is_stable_and_connections_stay(

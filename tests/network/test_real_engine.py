@@ -1,4 +1,6 @@
-"""Real vLLM on one host, asked through nginx and LiteLLM on another; its weights come from a hub and match a lock."""
+"""Real vLLM on one host, asked through nginx and LiteLLM on another, by an operator, over the mesh alone. Its weights
+come from a hub and match a lock.
+"""
 
 import hashlib
 import json
@@ -13,17 +15,19 @@ from typing import Any
 import openai
 import pytest
 
-from components.stack import InferenceStack, InferenceStackArgs
+from planning.names import FRONT_PORT
 from planning.serving.weights import SCRIPTS
-from planning.stack import plan_stack
 from stack_configs.schema.model_lock import LockedFile, ModelLock
 from stack_configs.schema.stack import StackSpec
 from tests.docker_run import docker, need_image
 from tests.golden.specs import host_versions
-from tests.hosts.engine import Project
-from tests.hosts.host import LABEL, Host, bare_hosts, login
+from tests.hosts.host import LABEL, Host, bare_hosts
 from tests.hosts.images import give_images
-from tests.hosts.serving import IMAGES, KEY, MODELS_DIR, PREPARED, WAITS, container_of, forwarded, running_on
+from tests.hosts.repository import Repository, tailscale_package
+from tests.hosts.serving import IMAGES, KEY, MODELS_DIR, PREPARED, WAITS
+from tests.network import programs
+from tests.network.headscale import DOMAIN, Headscale, control_server
+from tests.network.laptop import Laptop, forwarded, laptop
 from tests.unit.ledger import local_hub
 
 HUB = """
@@ -40,13 +44,22 @@ FETCHED = "/".join((MODELS_DIR, local_hub.REPO.replace("/", "--"), local_hub.REV
 class Real:
     gateway: Host
     engine: Host
-    project: Project
+    laptop: Laptop
+    folder: Path
+    spec: StackSpec
+    server: Headscale
+    api_key: str
     lock: ModelLock
     port: int
+    """On this machine's loopback: the gateway's, through the mesh."""
 
     @property
     def client(self) -> openai.OpenAI:
         return openai.OpenAI(base_url=f"http://127.0.0.1:{self.port}/v1", api_key=KEY, max_retries=0, timeout=60)
+
+    def pulumi(self, what: str, spec: StackSpec | None = None) -> Any:
+        given = {"spec": (spec or self.spec).model_dump(mode="json"), "api_key": self.api_key}
+        return self.laptop.python("tests.network.as_operator", str(self.folder), what, given=given)
 
 
 def make_weights(folder: Path) -> ModelLock:
@@ -90,14 +103,14 @@ def hub_beside(host: Host, weights: Path) -> Iterator[str]:
         docker("rm", "--force", container)
 
 
-def spec_of(gateway: Host, engine: Host, hub: str, lock: ModelLock) -> StackSpec:
+def spec_of(
+    hosts: tuple[Host, Host], server: Headscale, repository: Repository, hub: str, lock: ModelLock
+) -> StackSpec:
+    gateway, engine = hosts
     file = {
         "versions": "2026.11",
         "hub": hub,
-        "hosts": {
-            host.name: {"connection": host.connection, "lan_address": host.address, **PREPARED}
-            for host in (gateway, engine)
-        },
+        "hosts": {host.name: {"connection": host.connection, **PREPARED} for host in hosts},
         "models": {
             "chat": {
                 "source": {"repo": lock.repo, "revision": lock.revision},
@@ -109,45 +122,71 @@ def spec_of(gateway: Host, engine: Host, hub: str, lock: ModelLock) -> StackSpec
             }
         },
         "gateway": {"host": gateway.name, "keys": {"me": {}}},
+        "network": {
+            "mesh": {
+                "control": "headscale",
+                "login_server": server.url,
+                "domain": DOMAIN,
+                "operators": ["kim@"],
+                "policy": "owned",
+            },
+            "firewall": {},
+        },
     }
+    versions = host_versions("2026.11")
+    repositories = {**versions.repositories, "tailscale": repository.versions().repositories["tailscale"]}
     images: dict[str, Any] = {name: {"ref": need_image(name), "starts_in_s": 1} for name in IMAGES}
     return StackSpec.model_validate(
         {
             "stack": "test",
             "file": file,
             "images": {**images, "vllm-cpu": {"ref": need_image("vllm"), "starts_in_s": 30}},
-            "host_versions": host_versions("2026.11"),
+            "host_versions": versions.model_copy(update={"repositories": repositories}),
             "key_hashes": {"me": hashlib.sha256(KEY.encode()).hexdigest()},
             "locks": {"chat": lock},
         }
     )
 
 
-def program(inputs: dict[str, Any]) -> None:
-    InferenceStack("test", InferenceStackArgs(plan=plan_stack(inputs["spec"])))
+def without_firewall(spec: StackSpec) -> StackSpec:
+    network = spec.file.network.model_copy(update={"firewall": None})
+    return spec.model_copy(update={"file": spec.file.model_copy(update={"network": network})})
+
+
+def running_on(host: Host) -> set[str]:
+    rows = host.inside("docker ps --format '{{.Names}}'").split()
+    return {row.removeprefix("inference-test-") for row in rows}
 
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Real]:
     engines = [need_image(name) for name in ("vllm", "nginx", "node-exporter")]
     gateways = [need_image(name) for name in IMAGES]
-    folder, made = tmp_path_factory.mktemp("real"), tmp_path_factory.mktemp("made")
-    lock = make_weights(made)
-    with pytest.MonkeyPatch.context() as patch, bare_hosts("front-1", "gpu-1", distribution="debian-13") as hosts:
-        gateway, engine = hosts
-        patch.chdir(folder)  # where Pulumi starts programs and plugins
-        patch.setenv("SSH_AUTH_SOCK", str(login().agent))
-        with hub_beside(engine, made / "weights") as hub, forwarded(gateway, 8080) as port:
-            spec = spec_of(gateway, engine, hub, lock)
-            project = Project(folder, program)
-            project.inputs = {"spec": spec.model_copy(update={"waiting": {host.name: WAITS for host in hosts}})}
-            project.up()
+    folders = {name: tmp_path_factory.mktemp(name) for name in ("real", "made", "apt", "headscale", "laptop")}
+    repository = Repository(folders["apt"])
+    repository.publish(tailscale_package(programs.folder()))
+    lock = make_weights(folders["made"])
+    with (
+        bare_hosts("front-1", "gpu-1", "laptop", distribution="debian-13") as (gateway, engine, own),
+        control_server(folders["headscale"]) as server,
+        hub_beside(engine, folders["made"] / "weights") as hub,
+    ):
+        server.say("users", "create", "kim")
+        for host in (gateway, engine):
+            repository.copy_to(host)
+            server.trusted_by(host)
+        with laptop(own, server, folders["laptop"], "kim") as machine:
+            spec = spec_of((gateway, engine), server, repository, hub, lock)
+            made = Real(gateway, engine, machine, folders["real"], spec, server, server.api_key(), lock, 0)
+            waiting = spec.model_copy(update={"waiting": {host.name: WAITS for host in (gateway, engine)}})
+            made.pulumi("up", without_firewall(waiting))  # which would keep the tests themselves from the hosts
             with ThreadPoolExecutor() as pool:
                 list(pool.map(lambda to: give_images(*to), ((gateway, *gateways), (engine, *engines))))
-            project.inputs = {"spec": spec}
-            project.up()
-            yield Real(gateway, engine, project, lock, port)
-            project.destroy()
+            made.pulumi("up")
+            with forwarded(machine, f"{gateway.name}.{DOMAIN}", 8080) as made.port:
+                yield made
+            made.pulumi("destroy")
+            assert set(server.nodes()) == {"laptop"}
 
 
 MESSAGES: list[openai.types.chat.ChatCompletionMessageParam] = [{"role": "user", "content": "Hello"}]
@@ -196,12 +235,29 @@ def test_weights_on_the_host_are_those_of_the_lock(real: Real) -> None:
 
 def test_a_fetch_that_was_interrupted_and_damaged_files_are_made_good(real: Real) -> None:
     real.engine.inside(f"cd {FETCHED} && truncate -s 1000 model.safetensors && rm config.json")
-    said = real.engine.ssh("docker start --attach inference-test-chat-fetch-gpu-1").stdout
+    said = real.engine.inside("docker start --attach inference-test-chat-fetch-gpu-1")
     assert said.splitlines()[-1].startswith("complete: ")
     assert sums(real) == {name: file.sha256 for name, file in real.lock.files.items()}
 
 
 def test_nothing_changes_by_itself(real: Real) -> None:
-    before = container_of(real.engine, "chat-0")
-    assert set(real.project.up()) == {"same"}
-    assert container_of(real.engine, "chat-0") == before
+    before = real.engine.inside("docker ps -q")
+    assert real.pulumi("preview") == {}
+    assert set(real.pulumi("up")) == {"same"}
+    assert real.engine.inside("docker ps -q") == before
+
+
+def test_hosts_answer_nobody_but_the_mesh(real: Real) -> None:
+    for host, port in ((real.engine, FRONT_PORT), (real.gateway, 8080), (real.engine, 22), (real.gateway, 22)):
+        assert not real.laptop.reaches(host.address, port), (host.name, port)
+    assert real.laptop.reaches(f"{real.engine.name}.{DOMAIN}", 22)
+    assert not real.laptop.reaches(f"{real.engine.name}.{DOMAIN}", FRONT_PORT), "engines are the gateway's alone"
+
+
+def test_no_key_to_join_with_is_in_the_state_or_on_a_host(real: Real) -> None:
+    state = (real.folder / "backend" / ".pulumi" / "stacks" / "test" / "test.json").read_text()
+    assert "hskey-" not in state
+    for host in (real.gateway, real.engine):
+        found = "grep -rlE hskey-auth /run /etc /root /var/lib/inference-stack /var/log 2>/dev/null || true"
+        assert host.inside(found) == ""
+        assert "hskey-" not in host.inside("journalctl -q -o cat")

@@ -1,0 +1,47 @@
+"""Pulumi as an operator runs it: `python -m tests.network.as_operator FOLDER up|preview|destroy`, the spec on standard
+input as JSON, and the control plane's API key. Prints what happened as JSON."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from components.network.headscale import Headscale
+from components.stack import InferenceStack, InferenceStackArgs
+from planning.stack import plan_stack
+from stack_configs.schema.stack import StackSpec
+from tests.hosts.engine import Project
+from tools.invite import invitation
+from tools.mesh_control import writer
+from tools.reach import reach
+
+
+def program(inputs: dict[str, Any]) -> None:
+    spec: StackSpec = inputs["spec"]
+    assert spec.file.network.mesh
+    control = Headscale(spec.file.network.mesh.login_server or "", inputs["api_key"])
+    arguments = InferenceStackArgs(
+        plan=plan_stack(spec), reach=reach, invite=invitation(control), write_policy=writer(spec, control)
+    )
+    InferenceStack("test", arguments)
+
+
+def main() -> None:
+    folder, what = Path(sys.argv[1]), sys.argv[2]
+    given = json.load(sys.stdin)
+    os.chdir(folder)  # where Pulumi starts programs and plugins
+    project = Project(folder, program, env=dict(os.environ))
+    project.inputs = {"spec": StackSpec.model_validate(given["spec"]), "api_key": given["api_key"]}
+    match what:
+        case "up":
+            print(json.dumps(project.up()))
+        case "preview":
+            print(json.dumps(project.preview()))
+        case "destroy":
+            project.destroy()
+            print("{}")
+
+
+if __name__ == "__main__":
+    main()
