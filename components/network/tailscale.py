@@ -15,7 +15,7 @@ from components.network.control import KEY_MINUTES, ControlError, Method, Refuse
 from planning.network.policy import Node
 
 API = "https://api.tailscale.com"
-SCOPES = "`auth_keys`, `devices:core` and `policy_file`, with the tag `tag:inference`"
+SCOPES = "`auth_keys`, `devices:core`, `policy_file` and `dns`, with the tag `tag:inference`"
 NEW_CLIENT = (
     f"make an OAuth client with the scopes {SCOPES}, and `pulumi config set tailscale:oauthClientId`, "
     "`pulumi config set --secret tailscale:oauthClientSecret`"

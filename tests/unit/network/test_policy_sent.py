@@ -234,7 +234,9 @@ def test_a_node_is_deleted_by_its_id_and_one_that_is_gone_is_no_error(recorder: 
     ("answers", "told"),
     [
         pytest.param({"/api/v2/oauth/token": 401}, "does not know the OAuth client", id="a-wrong-secret"),
-        pytest.param({"/api/v2/tailnet/-/keys": 403}, "`auth_keys`, `devices:core` and `policy_file`", id="no-scope"),
+        pytest.param(
+            {"/api/v2/tailnet/-/keys": 403}, "`auth_keys`, `devices:core`, `policy_file` and `dns`", id="no-scope"
+        ),
     ],
 )
 def test_a_client_that_may_not_is_told_with_what_to_do(recorder: Recorder, answers: dict[str, int], told: str) -> None:
