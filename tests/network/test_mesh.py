@@ -14,6 +14,8 @@ from components.network.headscale import Headscale as Client
 from planning.hosts import steps
 from planning.hosts.plan import HostPlan, StepName
 from planning.names import FRONT_PORT
+from planning.network.exposure import findings
+from planning.network.listeners import SCRIPT, read_listeners
 from planning.network.policy import policy, text
 from stack_configs.schema.stack import StackSpec
 from tests.hosts.host import Host, bare_hosts
@@ -140,6 +142,17 @@ def test_what_listens_on_loopback_is_published_into_the_mesh_alone(mesh: Mesh) -
     assert not mesh.reaches("one", f"{two.address}:{FRONT_PORT}")
     listening = two.inside(f"ss -Hltn 'sport = :{FRONT_PORT}' | awk '{{print $4}}'").split()
     assert {at.rsplit(":", 1)[0] for at in listening} <= {"127.0.0.1", mesh.address("two"), "[fd7a:115c:a1e0::2]"}
+
+
+def test_the_nodes_own_listeners_are_declared_ones(mesh: Mesh) -> None:
+    for name, host in mesh.hosts.items():
+        inside = read_listeners(host.ssh("exec bash -s", stdin=SCRIPT.read_text()).stdout)
+        assert {("tcp", True), ("udp", False)} <= {
+            (of.protocol, str(of.address) == mesh.address(name))
+            for of in inside.listeners
+            if (of.process, of.unit) == ("tailscaled", "tailscaled.service")
+        }
+        assert findings(name, mesh.spec, inside, (), "") == ()
 
 
 def test_the_policy_lets_through_what_the_spec_has_and_nothing_else(mesh: Mesh) -> None:
