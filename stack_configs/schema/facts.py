@@ -125,6 +125,10 @@ class Facts(Frozen):
     """None: none installed."""
     cdi_devices: tuple[str, ...]
     """`nvidia.com/gpu=GPU-…`, as the CDI files name them."""
+    firewall: str | None = None
+    """First 12 hex digits of the SHA-256 of our firewall's table as it is loaded; None: there is none."""
+    firewall_confirmed: str | None = None
+    """The same of the rules that were confirmed last, as the step `confirm` noted it."""
     memory_mib: int | None = None
     """The system's memory, which a GPU of unified memory shares; None where nobody could ask."""
     disks: dict[str, Disk]

@@ -9,12 +9,15 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from planning.hosts import steps
+from planning.hosts.facts import SCRIPT, parse_facts, read_answers
 from planning.hosts.plan import StepName
+from stack_configs.schema.facts import Facts
 from stack_configs.schema.network import Network
 from stack_configs.schema.stack import StackSpec
 from tests.golden.specs import host_versions
@@ -92,6 +95,10 @@ class Guarded:
 
     def table(self) -> str:
         return self.host.inside(TABLE, check=False)
+
+    def facts(self) -> Facts:
+        said = self.host.ssh("bash -s", stdin=SCRIPT.read_text()).stdout
+        return parse_facts(self.host.name, read_answers(said), datetime.now(UTC))
 
     def ways_in(self) -> set[str]:
         """What answers to the other host."""
@@ -243,9 +250,14 @@ def test_a_boot_before_the_confirmation_brings_the_former_rules(guarded: Guarded
     assert guarded.run("firewall").strip() == QUIET
 
 
-def test_a_table_that_somebody_changed_is_loaded_again(guarded: Guarded) -> None:
-    was = guarded.table()
+def test_a_table_that_somebody_changed_is_told_and_loaded_again(guarded: Guarded) -> None:
+    was, facts = guarded.table(), guarded.facts()
+    assert facts.firewall
+    assert facts.firewall == facts.firewall_confirmed
     guarded.host.inside("nft insert rule inet inference_stack input accept")
+    assert guarded.facts().firewall != facts.firewall == guarded.facts().firewall_confirmed
+    guarded.host.inside("nft delete table inet inference_stack")
+    assert guarded.facts().firewall is None
     assert guarded.run("firewall").startswith("loaded the rules")
     assert guarded.table() == was
     guarded.run("confirm")

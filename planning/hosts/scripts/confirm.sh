@@ -55,7 +55,7 @@ END
   # As the next boot will do it.
   systemctl reload "$KEEPER"
   mkdir -p "$STATE"
-  table | sha256sum >"$STATE/firewall-table"
+  digest_of_table >"$STATE/firewall-table"
   rm -rf "$TRIAL"
   say "the rules stay"
 }

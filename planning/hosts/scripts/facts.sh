@@ -58,6 +58,8 @@ main() {
     ask containers as_root "${docker[@]}" ps --filter label=inference-stack.stack --format "$CONTAINER"
     ask cdi_list nvidia-ctk cdi list
     ask cdi_files cdi_files
+    ask firewall firewall
+    ask firewall_noted file "$NOTES/firewall-table"
     ask memory grep MemTotal /proc/meminfo
     ask disks disks
     ask steps notes steps
@@ -192,6 +194,14 @@ cdi_files() {
         sed 's/[{},]/\n/g' -- "$path" | grep -E '^[[:space:]]*(-[[:space:]]*)?"?(kind|name)"?[[:space:]]*:'
     done
     return 0
+}
+
+# The digest of our table of nftables as it is loaded, as the step `confirm` noted it.
+firewall() {
+    local table
+    command -v nft >/dev/null || return "$ABSENT"
+    table=$("${as_root[@]}" nft -s list table inet inference_stack 2>/dev/null) || return "$ABSENT"
+    sha256sum <<<"$table" | cut -c -12
 }
 
 # For each path: the path, a tab, and df's line of it, or of its nearest parent that is there.

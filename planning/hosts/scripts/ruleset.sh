@@ -17,12 +17,16 @@ table() { # as the kernel has it, without counters; nothing where there is none
   nft -s list table $TABLE 2>/dev/null || true
 }
 
+digest_of_table() {
+  table | sha256sum | cut -c -12
+}
+
 on_trial() { # these rules, and they are loaded
-  cmp -s "$TRIAL/rules" <<<"$RULES" && [[ $(table | sha256sum) == "$(cat "$TRIAL/table")" ]]
+  cmp -s "$TRIAL/rules" <<<"$RULES" && [[ $(digest_of_table) == "$(cat "$TRIAL/table")" ]]
 }
 
 kept() { # these rules, and they are loaded
-  cmp -s "$KEPT" <<<"$RULES" && [[ $(table | sha256sum) == "$(cat "$STATE/firewall-table" 2>/dev/null)" ]] &&
+  cmp -s "$KEPT" <<<"$RULES" && [[ $(digest_of_table) == "$(cat "$STATE/firewall-table" 2>/dev/null)" ]] &&
     [[ $(systemctl is-enabled "$KEEPER" 2>/dev/null) == enabled && ! -e $TRIAL ]]
 }
 
@@ -41,7 +45,7 @@ try_rules() { # load them, and put back what was there after REVERT_S
   rm -f "$TRIAL/rules"
   nft -f - <<<"$RULES"
   now >"$TRIAL/since"
-  table | sha256sum >"$TRIAL/table"
+  digest_of_table >"$TRIAL/table"
   cat >"$TRIAL/rules" <<<"$RULES"
 }
 

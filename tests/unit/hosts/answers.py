@@ -47,6 +47,8 @@ HEALTHY: dict[str, str | Answer] = {
     "containers": "prod/chat-0 vllm/vllm-openai:v0.32.0\n",
     "cdi_list": f"nvidia.com/gpu={GPU}\nnvidia.com/gpu=all\n",
     "cdi_files": "",
+    "firewall": ABSENT,
+    "firewall_noted": ABSENT,
     "memory": "MemTotal:       131334144 kB\n",
     "disks": "/\t/dev/nvme0n1p2  960380648 212345678 699173552  24% /\n",
     "steps": "/var/lib/inference-stack/steps/engine:0a1b2c3d4e5f\n/var/lib/inference-stack/steps/base:aaaabbbbcccc\n",

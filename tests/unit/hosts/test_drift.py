@@ -7,6 +7,7 @@ import pytest
 from planning.hosts.drift import differences, repairs
 from stack_configs.schema.facts import Facts, Package
 from stack_configs.schema.hosts import Host
+from stack_configs.schema.network import Network
 from stack_configs.schema.stack import StackSpec
 from tests.unit.hosts import prepared, shaped
 
@@ -236,3 +237,36 @@ def test_a_note_that_vanished_is_repaired_by_what_was_known_before() -> None:
 def test_what_could_not_be_read_is_no_difference(problem: str, lost: dict[str, Any]) -> None:
     assert said(SPEC, prepared.facts(SPEC, problems=[problem], **lost)) == []
     assert said(SPEC, prepared.facts(SPEC, **lost)) != [], "read, it would be one"
+
+
+WALLED = SPEC.model_copy(
+    update={
+        "file": SPEC.file.model_copy(
+            update={
+                "network": Network.model_validate({"firewall": {"allow": [{"port": 22, "sources": ["10.0.0.0/8"]}]}})
+            }
+        )
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told", "repaired"),
+    [
+        ({"firewall": "a" * 12}, [], {}),
+        ({"firewall": None}, ["firewall: the firewall's rules aren't loaded"], {"firewall": 1}),
+        ({"firewall": "b" * 12}, ["firewall: other rules are loaded than were confirmed"], {"firewall": 1}),
+        ({"firewall": None, "problems": ["sudo without a password: it asks for one"]}, [], {}),
+    ],
+    ids=["as confirmed", "flushed", "changed", "nobody could look"],
+)
+def test_rules_that_are_not_those_that_were_confirmed(changes: dict[str, Any], told: list[str], repaired: Any) -> None:
+    facts = prepared.facts(WALLED, firewall_confirmed="a" * 12, **changes)
+    assert said(WALLED, facts) == told
+    assert repairs(HOST, WALLED, facts) == repaired
+
+
+def test_rules_on_trial_are_no_drift() -> None:
+    noted = {**prepared.notes(WALLED), "confirm": "0" * 12}
+    facts = prepared.facts(WALLED, steps=noted, firewall="b" * 12, firewall_confirmed="a" * 12)
+    assert said(WALLED, facts) == ["confirm: isn't applied as the spec has it by now: the next `up` does it"]

@@ -34,6 +34,12 @@ def test_a_healthy_host_has_no_problems() -> None:
     assert Facts.model_validate_json(facts.model_dump_json(), strict=True) == facts
 
 
+def test_the_firewall_that_is_loaded_and_the_one_that_was_confirmed() -> None:
+    facts = parsed(firewall="0123456789ab\n", firewall_noted="aaaabbbbcccc\n")
+    assert (facts.firewall, facts.firewall_confirmed) == ("0123456789ab", "aaaabbbbcccc")
+    assert (parsed().firewall, parsed().firewall_confirmed) == (None, None)
+
+
 SECOND_SOURCES = {"grub_env", "secure_boot_byte", "cdi_files"}
 """Asked only where the first source says nothing."""
 
