@@ -3,6 +3,7 @@
 Files that are sources of this repository are named and not repeated.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -37,6 +38,8 @@ def rendered(plan: StackPlan) -> dict[str, str]:
         described = {field.name: _plain(getattr(plan.ingress, field.name)) for field in fields(plan.ingress)}
         del described["connector"]  # a container like the others
         texts[f"{plan.stack}/ingress.yaml"] = _yaml(described)
+    if plan.policy:
+        texts[f"{plan.stack}/policy.json"] = json.dumps(plan.policy.policy, indent=2) + "\n"
     for container in plan.containers:
         at = f"{plan.stack}/{container.service}"
         texts[f"{at}.yaml"] = _yaml(_described(container))

@@ -92,6 +92,23 @@ def ingress() -> dict[str, Any]:
     }
 
 
+def with_mesh() -> dict[str, Any]:
+    """The shipped two machines, in the mesh of a headscale whose policy is theirs."""
+    file = stack_file("prod")
+    for name, host in file["hosts"].items():
+        host["connection"]["address"] = f"{name}.example.org"
+        del host["lan_address"]
+    mesh = {
+        "control": "headscale",
+        "login_server": "https://headscale.example.org",
+        "domain": "mesh.example.net",
+        "operators": ["kim@"],
+        "users": ["ann@"],
+        "policy": "owned",
+    }
+    return {**file, "network": {"mesh": mesh}}
+
+
 def all_specs() -> tuple[StackSpec, ...]:
     dev = stack_file("dev")
     return (
@@ -99,5 +116,6 @@ def all_specs() -> tuple[StackSpec, ...]:
         spec("dev-gpu", dev, local_gpus=(GPU,)),
         spec("two-models", two_models(), weights="random"),
         spec("prod-like", stack_file("prod")),
+        spec("with-mesh", with_mesh()),
         spec("with-ingress", {**dev, "network": {"ingress": ingress()}}),
     )

@@ -17,4 +17,11 @@ def test_plan_is_as_reviewed(path: str) -> None:
 
 
 def test_every_stack_is_there() -> None:
-    assert {path.split("/")[0] for path in NOW} == {"dev-cpu", "dev-gpu", "two-models", "prod-like", "with-ingress"}
+    assert {path.split("/")[0] for path in NOW} == {
+        "dev-cpu",
+        "dev-gpu",
+        "two-models",
+        "prod-like",
+        "with-ingress",
+        "with-mesh",
+    }
