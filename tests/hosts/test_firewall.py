@@ -10,17 +10,23 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
+from pulumi.automation import CommandError
 
+from components import remote
+from components.hosts.gpu_host import GpuHost, GpuHostArgs
+from components.remote import no_question
 from planning.hosts import steps
 from planning.hosts.facts import SCRIPT, parse_facts, read_answers
-from planning.hosts.plan import StepName
+from planning.hosts.plan import HostPlan, StepName
 from stack_configs.schema.facts import Facts
 from stack_configs.schema.network import Network
 from stack_configs.schema.stack import StackSpec
 from tests.golden.specs import host_versions
+from tests.hosts.engine import Project
 from tests.hosts.host import Host, bare_hosts, login
 from tests.hosts.repository import spec_of
 from tests.hosts.steps import QUIET, SNAPSHOT
@@ -62,6 +68,16 @@ class Guarded:
     def ssh_from(self, source: str) -> dict[str, Any]:
         return {"port": 22, "sources": [source]}
 
+    def plan(self, *allow: dict[str, Any], reverts_s: int = 60) -> HostPlan:
+        """Of the two steps alone."""
+        plan = steps.plan_host(self.host.name, self.spec(*allow))
+        found = tuple(
+            replace(step, settings={**step.settings, "REVERT_S": str(reverts_s)})
+            for step in plan.steps
+            if step.name in ("firewall", "confirm")
+        )
+        return replace(plan, steps=found)
+
     def try_(
         self,
         step: StepName,
@@ -71,9 +87,8 @@ class Guarded:
         over: tuple[str, ...] = (),
     ) -> subprocess.CompletedProcess[str]:
         """Run a step as the plugin does, by a connection of its own; `over` are options of ssh's."""
-        plan = steps.plan_host(self.host.name, self.spec(*(allow or (self.ssh_from(self.operator),))))
+        plan = self.plan(*(allow or (self.ssh_from(self.operator),)), reverts_s=reverts_s)
         found = next(one for one in plan.steps if one.name == step)
-        found = replace(found, settings={**found.settings, "REVERT_S": str(reverts_s)})
         argv = [*self.host.ssh_argv(), f"sudo -n bash -s {what}"]
         return subprocess.run(
             [argv[0], *over, *argv[1:]],
@@ -222,6 +237,30 @@ def test_rules_that_were_not_confirmed_in_time_are_tried_once_more(guarded: Guar
     assert "run `up` again within that time" in done.stderr
     assert guarded.run("confirm", other).endswith("the rules stay\n")
     assert guarded.run("firewall", other).strip() == QUIET
+
+
+def test_an_up_that_locks_itself_out_fails_and_a_mended_one_goes_on(
+    bare: Guarded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pulumi's engine: each step dials anew."""
+    monkeypatch.setattr(remote, "DIALS", 0)
+    monkeypatch.setattr(remote, "DIAL_S", 2)
+
+    def program(inputs: dict[str, Any]) -> None:
+        GpuHost("guarded", GpuHostArgs(plan=inputs["plan"], reach=no_question))
+
+    project = Project(tmp_path, program)
+    project.inputs = {"plan": bare.plan(bare.ssh_from(NOBODY), reverts_s=6)}
+    with pytest.raises(CommandError, match="guarded-confirm"):
+        project.up()
+    assert not bare.operator_gets_in()
+    until(bare.operator_gets_in, 20)
+    project.inputs = {"plan": bare.plan(bare.ssh_from(bare.operator))}
+    assert project.up() == {"same": 2, "update": 1, "create": 1}
+    assert set(project.up()) == {"same"}
+    assert bare.ways_in() == set()
+    project.destroy()
+    assert bare.table() == ""
 
 
 def test_a_connection_that_was_there_before_the_rules_confirms_nothing(guarded: Guarded) -> None:
