@@ -118,10 +118,10 @@ def scan(vantage: str, wanted: Mapping[str, Sequence[Target]]) -> dict[str, Outs
     found = {}
     for name, of in wanted.items():
         mine = [row for row in rows if row["target"] in {target.target for target in of}]
-        found[name] = Outside(
-            seen=tuple(_seen(row) for row in mine if "skipped" not in row),
-            skipped=tuple(_skipped(row, _called(vantage)) for row in mine if "skipped" in row),
-        )
+        scanned = {row["address"]: _seen(row) for row in mine if "skipped" not in row}
+        left_out = [row for row in mine if "skipped" in row and row["address"] not in scanned]
+        skipped = dict.fromkeys(_skipped(row, _called(vantage)) for row in left_out)
+        found[name] = Outside(seen=tuple(scanned.values()), skipped=tuple(skipped))
     return found
 
 

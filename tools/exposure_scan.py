@@ -60,21 +60,23 @@ class Sorted(NamedTuple):
 
 
 def main(job: str) -> None:
-    """`job`: JSON, a list of `{"target", "network", "udp"}`. Prints one of what was seen, by address."""
-    seen: dict[str, dict[str, Any]] = {}
+    """`job`: JSON, a list of `{"target", "network", "udp"}`. Prints one of what was seen, by target and address."""
+    seen: list[dict[str, Any]] = []
     scanned: dict[str, Target] = {}
     for wish in json.loads(job):
-        for one, target in _places(wish["target"], wish["network"]):
-            seen.setdefault(one["address"], one)
-            if target:
-                scanned.setdefault(one["address"], Target(*target, udp=wish["udp"]))
+        for one, at in _places(wish["target"], wish["network"]):
+            seen.append(one)
+            if at:
+                before = scanned.get(one["address"], Target(*at, udp=[]))
+                scanned[one["address"]] = before._replace(udp=sorted({*before.udp, *wish["udp"]}))
+    said: dict[str, dict[str, Any]] = {}
     with ThreadPoolExecutor(len(scanned) or 1) as pool:
         asked = pool.map(ask_all, scanned.values())
         connected = connect_all(list(scanned.values()), _files())
         for address, tcp, udp in zip(scanned, connected, asked):  # noqa: B905 (`strict` is younger than 3.8)
             counts = {"tcp_refused": len(tcp.refused), "tcp_silent": len(tcp.silent)}
-            seen[address].update(tcp_open=sorted(tcp.open), udp=udp, **counts)
-    print(json.dumps(list(seen.values())))
+            said[address] = {"tcp_open": sorted(tcp.open), "udp": udp, **counts}
+    print(json.dumps([one if "skipped" in one else {**one, **said[one["address"]]} for one in seen]))
 
 
 def _files() -> int:

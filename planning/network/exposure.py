@@ -66,8 +66,7 @@ class Finding:
 
 def targets(host: str, spec: StackSpec, inside: Inside | None) -> tuple[Target, ...]:
     """What the vantage point scans: the address in the stack's file, and all that the host has past the mesh."""
-    connection = spec.file.hosts[host].connection
-    assert isinstance(connection, SshConnection)
+    connection = _connection(host, spec)
     heard = {of.port for of in inside.listeners if of.protocol == "udp" and not _on_loopback(of)} if inside else set()
     udp = tuple(sorted({*UDP_PORTS, *heard}))
     found = [] if connection.jump else [Target(target=connection.address, network=None, udp=udp)]
@@ -104,14 +103,15 @@ def findings_here(spec: StackSpec, inside: Inside) -> tuple[Finding, ...]:
 
 def _declared(listener: Listener, host: str, spec: StackSpec, inside: Inside) -> bool:
     protocol, port, address = listener.protocol, listener.port, listener.address
-    if _on_loopback(listener) or _is_ssh(protocol, port, host, spec, inside):
+    ssh = inside.ssh_port or _connection(host, spec).port
+    if _on_loopback(listener) or (protocol, port) == ("tcp", ssh):
         return True
     if protocol == "udp" and port in DHCP_CLIENT:
         return True
     if listener.process == MESH_DAEMON and spec.file.network.mesh:
         # What it publishes is judged by the mesh's policy. For UDP it opens ports of its own choice as well.
         return protocol == "udp" or (address is not None and inside.addresses.get(address) == MESH_INTERFACE)
-    if (str(address), port) in _fronts(host, spec):
+    if (protocol, str(address), port) in _fronts(host, spec):
         return True
     return any((of.protocol, of.port) == (protocol, port) for of in _openings(host, spec) if of.to is None)
 
@@ -122,7 +122,9 @@ def _may_answer(protocol: Protocol, port: int, seen: Seen, host: str, spec: Stac
         there = _at(protocol, port, seen.address, inside)
         declared = bool(there) and inside is not None and all(_declared(of, host, spec, inside) for of in there)
         return (
-            declared or _is_ssh(protocol, port, host, spec, inside) or (str(seen.address), port) in _fronts(host, spec)
+            declared
+            or (protocol == "tcp" and port in _ssh_ports(host, spec))
+            or (protocol, str(seen.address), port) in _fronts(host, spec)
         )
     return any(
         (of.protocol, of.port) == (protocol, port)
@@ -136,17 +138,22 @@ def _within(source: Ip, networks: Iterable[str]) -> bool:
     return any(source in ip_network(network) for network in networks)
 
 
-def _is_ssh(protocol: Protocol, port: int, host: str, spec: StackSpec, inside: Inside | None) -> bool:
-    """The SSH server of the spec; a router may hand its port on to another of the host."""
+def _ssh_ports(host: str, spec: StackSpec) -> set[int]:
+    """Of SSH servers of the spec at the host's address: behind a router, which hands ports on, there are several."""
+    every = [of.connection for of in spec.file.hosts.values() if isinstance(of.connection, SshConnection)]
+    return {of.port for of in every if of.address == _connection(host, spec).address}
+
+
+def _connection(host: str, spec: StackSpec) -> SshConnection:
     connection = spec.file.hosts[host].connection
     assert isinstance(connection, SshConnection)
-    return protocol == "tcp" and port in (connection.port, inside.ssh_port if inside else None)
+    return connection
 
 
-def _fronts(host: str, spec: StackSpec) -> set[tuple[str, int]]:
-    """Address and port of what the stack itself publishes past loopback."""
+def _fronts(host: str, spec: StackSpec) -> set[tuple[Protocol, str, int]]:
+    """What the stack itself publishes past loopback."""
     ports = (port for front in plan_fronts(spec) if front.host == host for port in front.ports)
-    return {(port.address, port.host) for port in ports if port.address != "127.0.0.1"}
+    return {("tcp", port.address, port.host) for port in ports if port.address != "127.0.0.1"}
 
 
 def _openings(host: str, spec: StackSpec) -> tuple[Opening, ...]:

@@ -224,6 +224,17 @@ def test_a_listener_on_another_address_doesnt_excuse_who_answers() -> None:
     assert found.startswith(f"tcp 8300: somebody answers {VANTAGE} at {PUBLIC}, and nothing on the host listens there")
 
 
+def test_hosts_behind_one_router_have_their_ssh_servers_there() -> None:
+    file = stack_file("prod")
+    for port, name in ((2201, GATEWAY), (2202, OTHER)):
+        file["hosts"][name]["connection"] |= {"address": PUBLIC, "port": port}
+    assert says(spec("prod", file), host(SSHD), seen(2201, 2202)) == []
+    (found,) = says(spec("prod", file), host(SSHD), seen(2201, 2202, 2203))
+    assert found.startswith("tcp 2203: somebody answers")
+    (found,) = says(spec("prod", file), host(SSHD, ROGUE.replace("8088", "2201")))
+    assert found.startswith("tcp 2201: python3")
+
+
 def test_a_host_that_cant_be_asked_is_judged_by_what_answers() -> None:
     (found,) = says(prod(), None, seen(22, 8443))
     assert found.startswith(f"tcp 8443: somebody answers {VANTAGE} at {PUBLIC}, which the spec doesn't allow; see who")
