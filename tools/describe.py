@@ -35,7 +35,7 @@ def describe(stack: str) -> dict[str, Any]:
         "keys": list(data.get("gateway", {}).get("keys", {})),
         "ports": _ports(data, grafana=versions is not None and "grafana" in versions.images),
         # Of Pulumi's, besides those that every stack of its kind needs.
-        "plugins": ["cloudflare"] if (data.get("network") or {}).get("ingress") else [],
+        "plugins": _plugins(data.get("network") or {}),
         "repos": sorted({m["source"]["repo"] for m in data.get("models", {}).values() if "source" in m}),
         "hub": data.get("hub"),
         "images": chosen.get("images"),
@@ -44,6 +44,12 @@ def describe(stack: str) -> dict[str, Any]:
         "key_hashes": chosen.get("key-hashes") or {},
         "versions": data["versions"] if versions else None,
     }
+
+
+def _plugins(network: dict[str, Any]) -> list[str]:
+    mesh = network.get("mesh") or {}
+    owned = mesh.get("control") == "tailscale" and mesh.get("policy") == "owned"
+    return [*(["cloudflare"] if network.get("ingress") else []), *(["tailscale"] if owned else [])]
 
 
 def _ports(data: dict[str, Any], *, grafana: bool) -> dict[str, int]:

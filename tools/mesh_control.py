@@ -12,7 +12,7 @@ from components.network.headscale import NEW_KEY, Headscale
 from components.network.mesh_policy import Write
 from components.network.tailscale import NEW_CLIENT, Tailscale
 from planning.network.compare import difference, read
-from planning.network.policy import Node, is_ours, policy, present, stale_nodes, text
+from planning.network.policy import Node, is_ours, policy, present, stale_nodes, tag, text
 from stack_configs.schema.network import Mesh
 from stack_configs.schema.stack import StackSpec
 
@@ -97,9 +97,14 @@ def digest(found: str) -> str:
     return hashlib.sha256(found.encode()).hexdigest()
 
 
-def remove_stale(spec: StackSpec, control: Control) -> tuple[Node, ...]:
-    """Remove nodes from the mesh whose hosts have left the spec; those that were. Raises ControlError."""
-    gone = stale_nodes(spec, control.nodes())
+def remove_stale(spec: StackSpec, control: Control, *, every: bool = False) -> tuple[Node, ...]:
+    """Remove nodes from the mesh whose hosts have left the spec; `every` node of the stack where it is gone itself.
+
+    Returns those that were removed. Raises ControlError.
+    """
+    nodes = control.nodes()
+    own = {tag(spec.stack, gateway=True), tag(spec.stack, gateway=False)}
+    gone = tuple(node for node in nodes if own & set(node.tags)) if every else stale_nodes(spec, nodes)
     for node in gone:
         control.delete_node(node.id)
     return gone

@@ -13,18 +13,24 @@ from planning.stack import plan_stack
 from stack_configs.schema.stack import StackSpec
 from tests.hosts.engine import Project
 from tools.invite import invitation
-from tools.mesh_control import writer
+from tools.mesh_control import remove_stale, writer
 from tools.reach import reach
 
 
 def program(inputs: dict[str, Any]) -> None:
     spec: StackSpec = inputs["spec"]
-    assert spec.file.network.mesh
-    control = Headscale(spec.file.network.mesh.login_server or "", inputs["api_key"])
+    control = Headscale(_server(spec), inputs["api_key"])
     arguments = InferenceStackArgs(
         plan=plan_stack(spec), reach=reach, invite=invitation(control), write_policy=writer(spec, control)
     )
     InferenceStack("test", arguments)
+
+
+def _server(spec: StackSpec) -> str:
+    mesh = spec.file.network.mesh
+    assert mesh
+    assert mesh.login_server
+    return mesh.login_server
 
 
 def main() -> None:
@@ -40,7 +46,9 @@ def main() -> None:
             print(json.dumps(project.preview()))
         case "destroy":
             project.destroy()
-            print("{}")
+            spec: StackSpec = project.inputs["spec"]
+            control = Headscale(_server(spec), given["api_key"])
+            print(json.dumps([node.name for node in remove_stale(spec, control, every=True)]))
 
 
 if __name__ == "__main__":

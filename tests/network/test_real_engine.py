@@ -185,7 +185,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Real]:
             made.pulumi("up")
             with forwarded(machine, f"{gateway.name}.{DOMAIN}", 8080) as made.port:
                 yield made
-            made.pulumi("destroy")
+            assert set(made.pulumi("destroy")) == {"front-1", "gpu-1"}
             assert set(server.nodes()) == {"laptop"}
 
 

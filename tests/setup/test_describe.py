@@ -40,11 +40,20 @@ def test_every_port_that_can_be_published_is_told(configs: Path) -> None:
     assert describe.describe("dev")["ports"] == told
 
 
-def test_an_ingress_needs_a_plugin_of_its_own(configs: Path) -> None:
-    assert describe.describe("dev")["plugins"] == []
+@pytest.mark.parametrize(
+    ("network", "plugins"),
+    [
+        ("{}", []),
+        ("{ingress: {provider: cloudflare}}", ["cloudflare"]),
+        ("{mesh: {control: tailscale, policy: owned}}", ["tailscale"]),
+        ("{mesh: {control: tailscale}}", []),
+        ("{mesh: {control: headscale, policy: owned}}", []),
+    ],
+)
+def test_some_networks_need_plugins_of_their_own(configs: Path, network: str, plugins: list[str]) -> None:
     file = configs / "dev.yaml"
-    file.write_text(f"{file.read_text()}\nnetwork: {{ingress: {{provider: cloudflare}}}}\n")
-    assert describe.describe("dev")["plugins"] == ["cloudflare"]
+    file.write_text(f"{file.read_text()}\nnetwork: {network}\n")
+    assert describe.describe("dev")["plugins"] == plugins
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,8 @@ def down(stack: str) -> None:
         step.note = "containers, networks and volumes are gone"
 
     run_step("pulumi destroy", destroy)
+    if remote and over_ssh.is_in_mesh(stack):
+        run_step("Mesh nodes", lambda step: over_ssh.forget_nodes(stack, step, env, "--all"))
     if remote:
         print("Kept: weights on the hosts, and what `when_removed` keeps: drivers, Docker, data.")
     else:

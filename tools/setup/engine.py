@@ -34,10 +34,13 @@ COMMAND_PLUGIN = "1.2.1"
 """Equal to pulumi-command's version in pyproject.toml."""
 CLOUDFLARE_PLUGIN = "6.23.1"
 """Equal to pulumi-cloudflare's version in pyproject.toml."""
+TAILSCALE_PLUGIN = "0.29.2"
+"""Equal to pulumi-tailscale's version in pyproject.toml."""
 PLUGIN_BINARY = "pulumi-resource-docker"
 AT_TIMES = {
     "command": (COMMAND_PLUGIN, "which prepares hosts"),
     "cloudflare": (CLOUDFLARE_PLUGIN, "which makes tunnels"),
+    "tailscale": (TAILSCALE_PLUGIN, "which writes a tailnet's policy"),
 }
 """Plugins that some stacks need → version, what for."""
 PLUGINS = {

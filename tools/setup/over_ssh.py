@@ -19,6 +19,7 @@ from tools.setup.progress import SetupError, Step, run_step, run_steps
 from tools.setup.up import example, pulumi_errors, pulumi_warnings, read_outputs
 
 _OVER_SSH = re.compile(r"^[^#\n]*\bkind:\s*[\"']?ssh\b", re.MULTILINE)
+_MESH = re.compile(r"^\s+mesh:", re.MULTILINE)
 TUNNEL_S = 20
 """For ssh to log in and to listen."""
 
@@ -27,6 +28,11 @@ def is_over_ssh(stack: str) -> bool:
     """Whether the stack's file names a host over SSH. Asked before there is anything here that reads YAML."""
     file = paths.REPO / "stack_configs" / f"{stack}.yaml"
     return file.exists() and bool(_OVER_SSH.search(file.read_text(errors="replace")))
+
+
+def is_in_mesh(stack: str) -> bool:
+    """Whether the stack's file names a mesh."""
+    return bool(_MESH.search((paths.REPO / "stack_configs" / f"{stack}.yaml").read_text(errors="replace")))
 
 
 def up(stack: str) -> None:
@@ -55,6 +61,8 @@ def up(stack: str) -> None:
         return
     for warning in run_step("pulumi up", lambda step: _pulumi_up(stack, step, env)):
         print(warning)
+    if is_in_mesh(stack):
+        run_step("Mesh nodes", lambda step: forget_nodes(stack, step, env))
     outputs = run_step("Outputs", lambda step: read_outputs(stack, step, env))
     key, host = outputs.pop("key"), wanted["gateway_host"]
     answer = None
@@ -107,6 +115,16 @@ def _pulumi_up(stack: str, step: Step, env: dict[str, str]) -> list[str]:
     counts = re.findall(r"^ +([+~-]{1,2}-? ?\d+ \w+|\d+ unchanged)$", out, re.MULTILINE)
     step.note = ", ".join(count.strip() for count in counts)
     return pulumi_warnings(out)
+
+
+def forget_nodes(stack: str, step: Step, env: dict[str, str], *words: str) -> None:
+    """Take hosts that have left out of the mesh. Where that can't be done it is told: nothing else waits for it."""
+    argv = [str(paths.VENV / "bin" / "python"), "-m", "tools.nodes", "--stack", stack, *words]
+    try:
+        gone = step.run(argv, cwd=paths.REPO, env=env, remedy="`make policy` tells of them").strip()
+        step.note = f"removed {gone}" if gone else "none to remove"
+    except SetupError as error:
+        step.note = error.reason.strip().splitlines()[-1]
 
 
 def ask(stack: str, host: str, step: Step, outputs: dict[str, Any], key: str) -> str:
