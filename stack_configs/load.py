@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -17,7 +17,7 @@ from stack_configs.rules import Found, Parsed, broken_rules
 from stack_configs.schema.gateway import Gateway
 from stack_configs.schema.hosts import Host
 from stack_configs.schema.models import Model
-from stack_configs.schema.network import Network
+from stack_configs.schema.network import Mesh, Network
 from stack_configs.schema.observability import Observability
 from stack_configs.schema.reached import over_ssh
 from stack_configs.schema.stack import HubAddress, Image, StackFile, StackSpec
@@ -67,7 +67,33 @@ def spec_from_pulumi() -> StackSpec:
         token = pulumi.Config("cloudflare").get("apiToken")
         if wrong := _token_problem(spec.stack, token, pulumi.runtime.is_config_secret("cloudflare:apiToken")):
             raise SpecError([wrong])
+    if spec.file.network.mesh:
+        plain_keys = {
+            key for key, value in mesh_secrets().items() if value and not pulumi.runtime.is_config_secret(key)
+        }
+        if problems := _mesh_problems(spec.stack, spec.file.network.mesh, mesh_secrets(), plain_keys):
+            raise SpecError(problems)
     return spec
+
+
+def _mesh_problems(stack: str, mesh: Mesh, secrets: Mapping[str, str | None], plain: Collection[str]) -> list[Problem]:
+    """What the control plane is asked with must be a secret, and be there where the stack writes the mesh's policy.
+
+    Hosts that have joined need none of it, so a stack that owns no policy may do without.
+    """
+    if mesh.control == "headscale":
+        key, there = "inference-stack:headscaleApiKey", bool(secrets["inference-stack:headscaleApiKey"])
+    else:
+        key, by_environment = "tailscale:oauthClientSecret", os.environ.get("TAILSCALE_OAUTH_CLIENT_SECRET")
+        there = bool(secrets["tailscale:oauthClientSecret"] or by_environment)
+    if key in plain:
+        says = "stands in plain in the file: whoever reads it can let machines into the mesh"
+    elif not there and mesh.policy == "owned":
+        says = "is missing, and the stack owns the mesh's policy"
+    else:
+        return []
+    write = f"`pulumi config set --secret {key}`; docs/mesh.md has how to make it"
+    return [Problem(path=(key,), says=says, write=write, file=f"Pulumi.{stack}.yaml")]
 
 
 def mesh_secrets() -> dict[str, str | None]:
