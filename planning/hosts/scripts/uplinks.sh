@@ -6,7 +6,7 @@
 
 PROGRAM=/usr/local/sbin/inference-stack-uplinks
 UNIT=/etc/systemd/system/inference-stack-uplinks.service
-CHOOSES_WITHIN_S=10
+CHOOSES_WITHIN_S=6
 
 apply() {
   local uplink links
