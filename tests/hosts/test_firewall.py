@@ -6,9 +6,9 @@ Debian's real Docker, nftables, systemd and sshd; who asks is this machine, as t
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from tests.hosts.steps import QUIET, SNAPSHOT
 PUBLISHED, OTHER_SSHD, OUTSIDE_PORT = 8080, 2222, 7000
 V6, OUTSIDE_V6 = "fd00:89::10", "fd00:89::20"
 TABLE = "nft -s list table inet inference_stack"
+MESHED, OUTSIDE_MESHED = "100.64.0.1", "100.64.0.2"
 NOBODY = "192.0.2.0/24"
 INSTALL = "apt-get update -q; apt-get install -qy --no-install-recommends"
 PACKAGES = ("docker.io docker-cli iptables libnftables1 busybox-static", "busybox-static")
@@ -54,6 +55,8 @@ class Guarded:
     outside: Host
     files: str
     """Of before."""
+    network: Mapping[str, Any] = field(default_factory=dict)
+    """What the file has besides a firewall."""
 
     @property
     def operator(self) -> str:
@@ -62,7 +65,7 @@ class Guarded:
 
     def spec(self, *allow: dict[str, Any]) -> StackSpec:
         spec = spec_of(self.host, {"engine": "distribution"}, host_versions("2026.11"))
-        network = Network.model_validate({"firewall": {"allow": allow}})
+        network = Network.model_validate({**self.network, "firewall": {"allow": allow}})
         return spec.model_copy(update={"file": spec.file.model_copy(update={"network": network})})
 
     def ssh_from(self, source: str) -> dict[str, Any]:
@@ -126,6 +129,9 @@ class Guarded:
             "another sshd": (address, OTHER_SSHD),
             "another sshd, IPv6": (V6, OTHER_SSHD),
         }
+        if "mesh" in self.network:
+            ports = {"published": PUBLISHED, "sshd": 22, "another sshd": OTHER_SSHD}
+            asked |= {f"mesh, {name}": (MESHED, port) for name, port in ports.items()}
         # All at once, since what is dropped costs its whole time.
         lines = [
             f"(timeout 2 bash -c 'exec 3<>/dev/tcp/{to}/{port}' 2>/dev/null && echo '{name}') &"
@@ -134,6 +140,11 @@ class Guarded:
         found = set(self.outside.inside("\n".join([*lines, "wait"])).splitlines())
         assert found <= set(asked)
         return found
+
+    def asked_by_container(self, address: str) -> str:
+        """What a server outside says to a container."""
+        asks = f"busybox sleep 1 | busybox nc -w 5 {address} {OUTSIDE_PORT}"
+        return self.host.inside(f"docker exec -e PATH=/bin web busybox sh -c '{asks}'")
 
     def operator_gets_in(self) -> bool:
         with socket.socket() as made:
@@ -192,8 +203,7 @@ def test_the_second_time_there_is_nothing_to_change(guarded: Guarded) -> None:
 
 
 def test_containers_reach_the_world_and_the_host_its_containers(guarded: Guarded) -> None:
-    asks = f"busybox sleep 1 | busybox nc -w 5 {guarded.outside.address} {OUTSIDE_PORT}"
-    assert "SSH-2.0" in guarded.host.inside(f"docker exec -e PATH=/bin web busybox sh -c '{asks}'")
+    assert "SSH-2.0" in guarded.asked_by_container(guarded.outside.address)
     for address in ("127.0.0.1", guarded.host.address):
         assert guarded.host.inside(f"timeout 5 bash -c 'cat </dev/tcp/{address}/{PUBLISHED}'") == "hello"
     assert "1 packets received" in guarded.outside.inside(f"busybox ping -c 1 -W 2 {guarded.host.address}")
@@ -315,6 +325,25 @@ def test_the_distributions_own_service_takes_nothing_away(guarded: Guarded) -> N
             until(lambda: guarded.table() == was, 5)
     finally:
         guarded.host.reboot()  # what else it took away comes back
+
+
+def test_what_comes_over_the_mesh_was_judged_there(guarded: Guarded) -> None:
+    """An interface on the same wire, with the mesh's name, stands in for it."""
+    guarded.host.inside(
+        "sysctl -qw net.ipv4.conf.all.arp_ignore=1; ip link add tailscale0 link eth0 type macvlan mode bridge;"
+        f"ip addr add {MESHED}/24 dev tailscale0; ip link set tailscale0 up"
+    )
+    guarded.outside.inside(f"ip addr add {OUTSIDE_MESHED}/24 dev eth0")
+    try:
+        mesh = {"control": "tailscale", "domain": "tail1234.ts.net", "operators": ["kim@example.org"]}
+        over_mesh = replace(guarded, network={"mesh": mesh})
+        assert over_mesh.ways_in() == set(), "the stack's file has no mesh yet"
+        over_mesh.settle()
+        assert over_mesh.ways_in() == {"mesh, published", "mesh, sshd", "mesh, another sshd"}
+        assert "SSH-2.0" in guarded.asked_by_container(OUTSIDE_MESHED)
+    finally:
+        guarded.host.inside("ip link del tailscale0")
+        guarded.outside.inside(f"ip addr del {OUTSIDE_MESHED}/24 dev eth0")
 
 
 def test_an_interface_that_would_pass_for_dockers_is_refused(guarded: Guarded) -> None:

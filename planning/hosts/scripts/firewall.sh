@@ -32,12 +32,12 @@ bridges() { # the rules know Docker's networks by names that others must not hav
 }
 
 others() {
-  local other
-  for other in ufw firewalld; do
-    if systemctl -q is-active "$other" && { [[ $other != ufw ]] || ufw status | grep -q '^Status: active'; }; then
-      echo "note: $other is at work too, and what it drops stays dropped, whatever \`network.firewall\` allows"
-    fi
-  done
+  if command -v ufw >/dev/null && ufw status | grep -q '^Status: active'; then note_of ufw; fi
+  if systemctl -q is-active firewalld; then note_of firewalld; fi
+}
+
+note_of() {
+  echo "note: $1 is at work too, and what it drops stays dropped, whatever \`network.firewall\` allows"
 }
 
 main "$@" </dev/null
