@@ -44,7 +44,19 @@ say() { # a change, in the journal
 }
 
 watch() {
-  local i uplink
+  local i
+  begin
+  for ((i = ${#INTERFACES[@]}; i < MOST; i++)); do ip -4 route flush table $((TABLES + i)) 2>/dev/null || true; done
+  while true; do
+    look
+    rules
+    choose
+    sleep "$EVERY_S"
+  done
+}
+
+begin() {
+  local i uplink interface gateway probes
   INTERFACES=() GATEWAYS=() PROBES=()
   for uplink in $UPLINKS; do
     IFS='=' read -r interface gateway probes <<<"$uplink"
@@ -52,20 +64,12 @@ watch() {
     GATEWAYS+=("$gateway")
     PROBES+=("${probes//,/ }")
   done
-  for ((i = ${#INTERFACES[@]}; i < MOST; i++)); do ip -4 route flush table $((TABLES + i)) 2>/dev/null || true; done
   # GOOD, BAD: rounds in a row; ALIVE: what they have led to; PROVEN: it has answered since this program started.
   GOOD=() BAD=() ALIVE=() PROVEN=() ADDRESSES=() SOURCE=()
-  ACTIVE=$(ours)
   for i in "${!INTERFACES[@]}"; do GOOD[i]=0 BAD[i]=0 ALIVE[i]="" PROVEN[i]=""; done
+  ACTIVE=$(ours)
   if [[ $ACTIVE ]]; then ALIVE[ACTIVE]=yes; fi
   FIRST=yes
-  while true; do
-    look
-    rules
-    choose
-    FIRST=""
-    sleep "$EVERY_S"
-  done
 }
 
 ours() { # number of the uplink that has our default route; nothing where there is none
@@ -92,9 +96,15 @@ look() { # one round: who answers, by its own uplink
     done
     wait
   )
+  count "$answers"
+}
+
+count() { # numbers of uplinks that have answered
+  local i
   for i in "${!INTERFACES[@]}"; do
-    if grep -qx "$i" <<<"$answers"; then answered "$i"; else silent "$i"; fi
+    if grep -qx "$i" <<<"$1"; then answered "$i"; else silent "$i"; fi
   done
+  FIRST=""
 }
 
 answered() {

@@ -1,0 +1,115 @@
+"""Which uplink gets the default route after which rounds of probes; what a host and a preview are told.
+
+On a host, with real routes and probes, the program runs in tests/network/test_uplinks.py.
+"""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from planning.hosts import steps
+from planning.hosts.drift import Difference, differences, repairs
+from planning.hosts.steps import SCRIPTS
+from planning.network import uplinks
+from stack_configs import uplink_rules
+from stack_configs.schema.hosts import Host
+from tests.unit.hosts import prepared, shaped
+
+PROBES = ("192.0.2.53", "198.51.100.53")
+TWO = [
+    {"interface": "eth0", "gateway": "10.0.0.1", "probes": PROBES},
+    {"interface": "lan.5", "gateway": "10.0.1.1", "probes": PROBES[:1]},
+]
+CONNECTION = {"kind": "ssh", "address": "192.0.2.1", "user": "ops", "host_key": "ssh-ed25519 AAAA"}
+ROUNDS = """
+ip() { :; }
+end_connections() { :; }
+ours() { echo "$HAS"; }
+begin
+for answers in "$@"; do
+  count "$(fold -w 1 <<<"${answers//-/}")"
+  choose
+  echo "${ACTIVE:--}"
+done
+"""
+
+
+def routes(folder: Path, rounds: str, has: str = "") -> str:
+    """Who has the default route after each round: `01` are two that answer, `-` is silence. `has`: who had it."""
+    text = (SCRIPTS / "uplinks_watch.sh").read_text().replace('main "$@"\n', ROUNDS)
+    text = text.replace("/var/lib/inference-stack", str(folder)).replace("/run/inference", f"{folder}/inference")
+    (folder / "pending").mkdir(exist_ok=True)
+    env = {"UPLINKS": "eth0=10.0.0.1=1.1.1.1 eth1=10.0.1.1=1.1.1.1", "HAS": has, "PATH": "/usr/bin:/bin"}
+    argv = ["bash", "-c", text, "watch", *rounds.split()]
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, check=True)
+    return "".join(row for row in done.stdout.splitlines() if not row.startswith("<4>"))
+
+
+STABLE = 15
+
+
+@pytest.mark.parametrize(
+    ("rounds", "after", "has"),
+    [
+        pytest.param(["01"], "0", "", id="at a boot the preferred one"),
+        pytest.param(["1", "01"], "1", "", id="at a boot the first that answers"),
+        pytest.param(["-", "-"], "-", "", id="none at all: nothing is touched"),
+        pytest.param(["-", "0", "0"], "0", "", id="none at first, then one that answers twice"),
+        pytest.param(["01", "1", "1"], "0", "", id="two rounds lost are nothing"),
+        pytest.param(["01", "1", "1", "1"], "1", "", id="three are"),
+        pytest.param(["01", "0", "0", "0", "0"], "0", "", id="the other one's death changes nothing"),
+        pytest.param(["01", "1", "1", "1", *["01"] * (STABLE - 1)], "1", "", id="not stable yet"),
+        pytest.param(["01", "1", "1", "1", *["01"] * STABLE], "0", "", id="stable"),
+        pytest.param(["01", *[*["1"] * 3, *["01"] * (STABLE - 1)] * 4], "1", "", id="it flaps"),
+        pytest.param(["01", "1", "1", "1", *["-"] * 9], "1", "", id="both are dead: the last"),
+        pytest.param(["01", *["-"] * 9, "1", "1"], "1", "", id="both dead, then the second answers"),
+        pytest.param(["01", *["-"] * 9, "0"], "0", "", id="both dead, then the last answers"),
+        pytest.param(["01", "1", "1", "1", "01", "01", "0", "0", "0"], "0", "", id="one that isn't stable, for none"),
+        pytest.param(["01"] * (STABLE - 1), "1", "1", id="started again, the first not known to be stable"),
+        pytest.param(["01"] * STABLE, "0", "1", id="started again, the first stable"),
+        pytest.param(["0", "0", "0"], "0", "1", id="started again, its own dead"),
+    ],
+)
+def test_who_gets_the_default_route(tmp_path: Path, rounds: list[str], after: str, has: str) -> None:
+    assert routes(tmp_path, " ".join(rounds), has)[-1] == after
+
+
+def test_an_uplink_that_is_dead_is_noted_until_it_is_alive(tmp_path: Path) -> None:
+    note = tmp_path / "pending" / "uplink-eth0"
+    routes(tmp_path, "01 1 1 1 01")
+    assert "the uplink eth0 has been dead since " in note.read_text()
+    assert note.read_text().endswith("by 10.0.0.1, nothing is heard of 1.1.1.1\n")
+    routes(tmp_path, " ".join(["1", *["01"] * STABLE]))
+    assert not note.exists()
+
+
+def test_a_dead_uplink_is_drift_that_a_person_mends() -> None:
+    host = Host.model_validate({"connection": CONNECTION, "uplinks": TWO})
+    spec = prepared.spec(host)
+    facts = shaped.facts(pending={"uplink-eth0": "the uplink eth0 has been dead since then"})
+    assert Difference(step="uplinks", says=facts.pending["uplink-eth0"], by_step=False) in differences(
+        shaped.HOST, spec, facts
+    )
+    assert "uplinks" not in repairs(shaped.HOST, spec, facts)
+
+
+def test_a_host_with_uplinks_has_the_step_and_others_do_not() -> None:
+    plans = [
+        steps.plan_host(shaped.HOST, prepared.spec(Host.model_validate({"connection": CONNECTION, "uplinks": given})))
+        for given in ([], TWO)
+    ]
+    assert [step.name for step in plans[0].steps if step.name == "uplinks"] == []
+    (step,) = (step for step in plans[1].steps if step.name == "uplinks")
+    assert step.summary == "eth0, then lan.5; by 3 probes"
+    assert step.settings["UPLINKS"] == "eth0=10.0.0.1=192.0.2.53,198.51.100.53 lan.5=10.0.1.1=192.0.2.53"
+    assert (SCRIPTS / "uplinks_watch.sh").read_text().splitlines()[1] in step.script
+
+
+def test_a_preview_says_how_many_probes_each_has() -> None:
+    host = Host.model_validate({"connection": CONNECTION, "uplinks": [TWO[0], {**TWO[1], "probes": PROBES}]})
+    assert uplinks.summary(host) == "eth0, then lan.5; by 2 probes each"
+
+
+def test_the_host_has_as_many_tables_as_the_rules_allow() -> None:
+    assert f"\nMOST={uplink_rules.MOST} " in (SCRIPTS / "uplinks_watch.sh").read_text()
