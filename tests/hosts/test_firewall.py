@@ -329,6 +329,7 @@ def test_the_distributions_own_service_takes_nothing_away(guarded: Guarded) -> N
 
 def test_what_comes_over_the_mesh_was_judged_there(guarded: Guarded) -> None:
     """An interface on the same wire, with the mesh's name, stands in for it."""
+    guarded.listen()
     guarded.host.inside(
         "sysctl -qw net.ipv4.conf.all.arp_ignore=1; ip link add tailscale0 link eth0 type macvlan mode bridge;"
         f"ip addr add {MESHED}/24 dev tailscale0; ip link set tailscale0 up"
