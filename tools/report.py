@@ -19,6 +19,7 @@ from typing import Any
 from planning.hosts.outlook import outlook, reboots
 from planning.hosts.plan import STEPS
 from planning.names import COOLDOWN_S
+from planning.network.compare import access
 from planning.placement import gateway_host, placed
 from stack_configs.schema.stack import StackSpec
 from tools.stack import load_stack
@@ -26,6 +27,8 @@ from tools.stack import load_stack
 CONTAINER = "docker:index/container:Container"
 COMMAND = "command:remote:Command"
 """A step of a host's preparation, called `<host>-<step>`."""
+STASH = "pulumi:index:Stash"
+"""What is written to a headscale."""
 PREFIX = "inference-stack."
 FILES_TARGET = "/config"
 STOP_S = 1
@@ -82,11 +85,12 @@ def changes(preview: Mapping[str, Any]) -> list[Change]:
     for step in preview.get("steps", []):
         old, new = step.get("oldState") or {}, step.get("newState") or {}
         state = new or old
-        if not state.get("custom") or state.get("type", "").startswith("pulumi:"):
+        kind = state.get("type", "")
+        if not state.get("custom") or (kind.startswith("pulumi:") and kind != STASH):
             continue
         found[step["urn"]] = Change(
             verb=VERBS.get(step["op"], "same"),
-            kind=state["type"],
+            kind=kind,
             name=step["urn"].rsplit("::", 1)[1],
             parent=state.get("parent", "").rsplit("::", 1)[-1],
             old=old.get("inputs") or {},
@@ -121,7 +125,9 @@ def report(preview: Mapping[str, Any], stack: str, hosts: Hosts = Hosts()) -> st
         lines.append(f"  {change.verb:<8} {change.name:<{width}}  {why[0] if why else ''}".rstrip())
         lines += [f"  {'':<8} {'':<{width}}  {more}" for more in why[1:]]
     rest = [c for c in changed if c.kind != CONTAINER and not c.name.endswith("-files")]
-    lines += [f"  {c.verb:<8} {c.name}  ({c.kind.rsplit(':', 1)[1].lower()})" for c in rest]
+    for change in rest:
+        lines.append(f"  {change.verb:<8} {change.name}  ({change.kind.rsplit(':', 1)[1].lower()})")
+        lines += _policy(change)
     return "\n".join([*lines, "", *hosts.lines, *_effects(every, hosts.stops)])
 
 
@@ -167,6 +173,18 @@ def reasons(change: Change, carrier: Change | None) -> list[str]:
     if carrier is not None and carrier.verb != "same":
         told += _files(carrier)
     return told or ["its dependencies are replaced"]
+
+
+def _policy(change: Change) -> list[str]:
+    """Of a mesh's policy: who may reach what from now on, and no more."""
+
+    def of(inputs: Mapping[str, Any]) -> list[str]:
+        made = (inputs.get("input") or {}).get("policy") if change.name == "mesh-policy" else inputs.get("acl")
+        return access(json.loads(made) if isinstance(made, str) else made or {})
+
+    old, new = of(change.old), of(change.new)
+    lines = [f"    - {line}" for line in old if line not in new] + [f"    + {line}" for line in new if line not in old]
+    return [f"  {'':<8} {line}" for line in lines]
 
 
 def _files(carrier: Change) -> list[str]:

@@ -35,6 +35,17 @@ def difference(wanted: Policy, found: Policy | None) -> list[str]:
     return list(difflib.unified_diff(there, here, "in force", "by the spec", lineterm=""))
 
 
+def access(made: Policy) -> list[str]:
+    """A line for each connection that a policy of ours grants: `ann@ → tag:inference-prod-gateway tcp:8080`."""
+    return [
+        f"{source} → {to} {port}"
+        for grant in made.get("grants") or ()
+        for source in grant["src"]
+        for to in grant["dst"]
+        for port in grant["ip"]
+    ]
+
+
 @dataclass(frozen=True)
 class _Grant:
     sources: tuple[str, ...]

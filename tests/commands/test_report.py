@@ -298,3 +298,32 @@ def test_hosts_that_wait_are_told_where_nothing_would_change() -> None:
         "  waits     it has no facts yet: after it was prepared by `pulumi up`, "
         "`make facts STACK=prod HOST=studio-1`, then `pulumi up`",
     ]
+
+
+def policy_step(op: str, old: dict[str, Any], new: dict[str, Any], kind: str, name: str) -> Step:
+    state = {"type": kind, "custom": True, "parent": ""}
+    return {
+        "op": op,
+        "urn": f"urn:pulumi:prod::inference-stack::{kind}::{name}",
+        "oldState": {**state, "inputs": old},
+        "newState": {**state, "inputs": new},
+    }
+
+
+def grants(*ports: str) -> dict[str, Any]:
+    return {"grants": [{"src": ["ann@"], "dst": ["tag:inference-prod-gateway"], "ip": list(ports)}]}
+
+
+@pytest.mark.parametrize("where", ["headscale", "tailscale"])
+def test_a_changed_policy_says_who_may_reach_what_from_now_on(where: str) -> None:
+    def inputs(made: dict[str, Any]) -> dict[str, Any]:
+        return {"input": {"policy": made, "taken-over": ""}} if where == "headscale" else {"acl": json.dumps(made)}
+
+    kind, name = {
+        "headscale": (report.STASH, "mesh-policy"),
+        "tailscale": ("tailscale:index/acl:Acl", "tailnet-policy"),
+    }[where]
+    before, after = inputs(grants("tcp:22", "tcp:8080")), inputs(grants("tcp:8080", "tcp:3000"))
+    said = report.report({"steps": [policy_step("update", before, after, kind, name)]}, "prod")
+    told = [row.strip() for row in said.splitlines() if "ann@" in row]
+    assert told == ["- ann@ → tag:inference-prod-gateway tcp:22", "+ ann@ → tag:inference-prod-gateway tcp:3000"]

@@ -1,4 +1,4 @@
-"""Every resource of Cloudflare's that a program asks for, accepted and recorded."""
+"""Every resource of the cloud that a program asks for, accepted and recorded."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ REPLACES = ("accountId", "zoneId", "tunnelId", "configSrc")
 """Inputs that name where a thing is."""
 
 
-class CloudflareProvider(api.Provider):
+class RecordingProvider(api.Provider):
     """State holds the inputs and what COMPUTED names; secrets stay marked as such."""
 
     def __init__(self, folder: Path) -> None:
