@@ -16,12 +16,17 @@ from pathlib import Path
 from planning.hosts.drift import Difference, differences, repairs
 from planning.hosts.gate import gate_problems
 from planning.hosts.plan import StepName
+from planning.hosts.steps import plan_host
 from stack_configs.load import ROOT, located
 from stack_configs.problems import SpecError
 from stack_configs.schema.facts import Facts
 from stack_configs.schema.reached import over_ssh
 from tools.facts import ask_all, chosen
+from tools.invite import is_out
 from tools.stack import NAMESPACE, load_stack
+
+LOST = Difference(step="join", says="is no node of the mesh any more: it joins again")
+"""Such a host has no name in the mesh, so that nothing else of it can be asked."""
 
 Counters = Mapping[str, Mapping[StepName, int]]
 """Host → step → its raised counter."""
@@ -42,10 +47,13 @@ def run(stack: str, only: str | None, root: Path, *, raise_counters: bool = True
     asked = {name: facts for name, facts in answers.items() if isinstance(facts, Facts)}
     before = spec.facts
     found = {name: differences(name, spec, facts, before.get(name)) for name, facts in asked.items()}
+    out = tuple(name for name, answer in answers.items() if isinstance(answer, str) and is_out(plan_host(name, spec)))
+    found |= dict.fromkeys(out, (LOST,))
     raised = {name: steps for name, facts in asked.items() if (steps := repairs(name, spec, facts, before.get(name)))}
+    raised |= {name: {"join": spec.repairs.get(name, {}).get("join", 0) + 1} for name in out}
     print("\n".join(told(found)))
     unread = [f"{name}: could not be read: {why}" for name, facts in asked.items() for why in facts.problems]
-    failed = [why for why in answers.values() if isinstance(why, str)]
+    failed = [why for name, why in answers.items() if isinstance(why, str) and name not in out]
     if failed or unread:
         print("\n".join(["Not compared:", *failed, *unread]), file=sys.stderr)
     if raised and raise_counters and not set_counters(stack, raised, root):

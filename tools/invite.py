@@ -37,6 +37,16 @@ def invitation(control: Control | None) -> Invite:
     return invite
 
 
+def is_out(plan: HostPlan) -> bool:
+    """Whether a host says, at its own address, that it is no node of the mesh; False where it can't be asked there."""
+    if plan.bootstrap is None:
+        return False
+    try:
+        return _on(plan, IN_MESH) != 0
+    except SshError:
+        return False
+
+
 def _new_key(control: Control, plan: HostPlan) -> str:
     """A key; what is left of a node that has lost its state would keep the name that the host is to have."""
     for node in control.nodes():

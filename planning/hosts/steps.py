@@ -41,6 +41,10 @@ PARTS: dict[StepName, tuple[str, ...]] = {
 }
 """What some steps share besides."""
 
+FINISHES: dict[StepName, StepName] = {"engine": "reboot", "confirm": "firewall", "mesh": "join"}
+"""Step → the one whose work it finishes: what `reboot` stops, `engine` starts; what `firewall` tries, `confirm` keeps;
+what a node publishes goes when it joins anew. It runs whenever that one does."""
+
 NO_KEY = {
     "tailscale": "`up` takes one from Tailscale, and was not given its OAuth client",
     "headscale": "`up` takes one from the headscale, and was not given its API key",
@@ -98,9 +102,9 @@ def plan_host(name: str, spec: StackSpec) -> HostPlan:
     for step in STEPS:
         given = settings.get(step)
         if given is not None:
-            if (step == "engine" and host.driver) or step == "confirm":
-                # What `reboot` stops, `engine` starts; what `firewall` tries, `confirm` keeps: it must run after it.
-                given = {**given, "AFTER": steps[-1].digest}
+            before = next((one for one in steps if one.name == FINISHES.get(step)), None)
+            if before:
+                given = {**given, "AFTER": before.digest}
             steps.append(
                 Step(
                     name=step,

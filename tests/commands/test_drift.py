@@ -71,6 +71,18 @@ def test_a_difference_ends_with_1_and_raises_the_counters(
     assert config == {"inference-stack:repairs": {HOST: {"driver": 1, "engine": 1}}}
 
 
+def test_a_host_that_has_lost_its_place_in_the_mesh_joins_again(
+    monkeypatch: pytest.MonkeyPatch, pulumi: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(drift, "is_out", lambda plan: plan.name == HOST)
+    assert run(monkeypatch, {HOST: f"{HOST}: the name is unknown here"}, pulumi) == 1
+    said = capsys.readouterr()
+    assert said.out.splitlines()[1] == "  join    is no node of the mesh any more: it joins again"
+    assert said.err == ""
+    config = yaml.safe_load((pulumi / "Pulumi.prod.yaml").read_text())["config"]
+    assert config == {"inference-stack:repairs": {HOST: {"join": 1}}}
+
+
 def test_asked_again_it_raises_nothing_more(monkeypatch: pytest.MonkeyPatch, pulumi: Path) -> None:
     facts = prepared.facts(SPEC, **UNHELD)
     assert run(monkeypatch, {HOST: facts}, pulumi) == 1

@@ -4,6 +4,7 @@ come from a hub and match a lock.
 
 import hashlib
 import json
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ import pytest
 from planning.names import FRONT_PORT
 from planning.serving.weights import SCRIPTS
 from stack_configs.schema.model_lock import LockedFile, ModelLock
+from stack_configs.schema.network import Allowed, Firewall
 from stack_configs.schema.stack import StackSpec
 from tests.docker_run import docker, need_image
 from tests.golden.specs import host_versions
@@ -36,6 +38,14 @@ files = {path.name: path.read_bytes() for path in pathlib.Path("/weights").iterd
 with hub.serving(files, address=socket.gethostbyname(socket.gethostname())) as serving:
     print(serving.url, flush=True)
     threading.Event().wait()
+"""
+OUT = """
+import sys
+from planning.hosts.steps import plan_host
+from stack_configs.schema.stack import StackSpec
+from tools.invite import is_out
+spec = StackSpec.model_validate_json(sys.stdin.read())
+print(*[name for name in spec.file.hosts if is_out(plan_host(name, spec))])
 """
 FETCHED = "/".join((MODELS_DIR, local_hub.REPO.replace("/", "--"), local_hub.REVISION))
 
@@ -148,8 +158,8 @@ def spec_of(
     )
 
 
-def without_firewall(spec: StackSpec) -> StackSpec:
-    network = spec.file.network.model_copy(update={"firewall": None})
+def with_firewall(spec: StackSpec, firewall: Firewall | None) -> StackSpec:
+    network = spec.file.network.model_copy(update={"firewall": firewall})
     return spec.model_copy(update={"file": spec.file.model_copy(update={"network": network})})
 
 
@@ -179,7 +189,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Real]:
             spec = spec_of((gateway, engine), server, repository, hub, lock)
             made = Real(gateway, engine, machine, folders["real"], spec, server, server.api_key(), lock, 0)
             waiting = spec.model_copy(update={"waiting": {host.name: WAITS for host in (gateway, engine)}})
-            made.pulumi("up", without_firewall(waiting))  # which would keep the tests themselves from the hosts
+            made.pulumi("up", with_firewall(waiting, None))  # which would keep the tests themselves from the hosts
             with ThreadPoolExecutor() as pool:
                 list(pool.map(lambda to: give_images(*to), ((gateway, *gateways), (engine, *engines))))
             made.pulumi("up")
@@ -261,3 +271,30 @@ def test_no_key_to_join_with_is_in_the_state_or_on_a_host(real: Real) -> None:
         found = "grep -rlE hskey-auth /run /etc /root /var/lib/inference-stack /var/log 2>/dev/null || true"
         assert host.inside(found) == ""
         assert "hskey-" not in host.inside("journalctl -q -o cat")
+
+
+def test_a_node_that_has_lost_its_state_joins_again_and_no_container_is_restarted(real: Real) -> None:
+    """Over SSH at the host's own address, which its firewall must leave open for that."""
+    ssh = Allowed(port=22, sources=(f"{real.laptop.host.address}/32",))
+    spec = with_firewall(real.spec, Firewall(allow=(ssh,)))
+    real.pulumi("up", spec)
+    containers = {host.name: host.inside("docker ps -q") for host in (real.gateway, real.engine)}
+    real.engine.inside("systemctl stop tailscaled && rm -rf /var/lib/tailscale/* && systemctl start tailscaled")
+    assert not real.laptop.reaches(f"{real.engine.name}.{DOMAIN}", 22)
+    assert real.laptop.run(sys.executable, "-c", OUT, stdin=spec.model_dump_json()).stdout.split() == [real.engine.name]
+    real.pulumi("up", spec.model_copy(update={"repairs": {real.engine.name: {"join": 1}}}))
+    # The gateway's node hears of the new address a moment later, and LiteLLM leaves an engine that failed out for 10 s.
+    assert answered_within(real, 40)
+    assert {host.name: host.inside("docker ps -q") for host in (real.gateway, real.engine)} == containers
+    assert set(real.server.nodes()) == {real.gateway.name, real.engine.name, "laptop"}
+
+
+def answered_within(real: Real, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return bool(real.client.chat.completions.create(model="chat", messages=MESSAGES, max_tokens=4).usage)
+        except openai.APIStatusError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(1)
