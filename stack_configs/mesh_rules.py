@@ -30,6 +30,9 @@ def mesh_problems(mesh: Mesh, hosts: Mapping[str, Host]) -> Iterator[Found]:
         says = "has no host to join it: this machine is prepared by nobody"
         yield (AT, says, "give it a `kind: ssh` connection, or leave `mesh` out")
     for name, host in hosts.items():
+        if host.lan_address:
+            says = "would have the host's front listen in that network too, where nothing of a stack in a mesh asks it"
+            yield (("hosts", name, "lan_address"), says, "leave it out")
         if not isinstance(host.connection, SshConnection):
             continue
         at = ("hosts", name, "connection")

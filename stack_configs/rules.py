@@ -193,7 +193,7 @@ def _between_hosts(spec: Parsed) -> Iterator[Found]:
     for name, host in spec.hosts.items():
         at, address = ("hosts", name, "lan_address"), host.lan_address
         if address is None:
-            if several and spec.network.mesh is None:
+            if several and spec.network.mesh is None and ("network", "mesh") not in spec.broken:
                 yield (
                     at,
                     "is missing: between several hosts, the gateway's reaches the engines of the others by it",

@@ -112,7 +112,7 @@ class Host(Frozen):
     """Two or more ways to the internet, the preferred first: the default route leaves one that is dead."""
     lan_address: IpAddress | None = None
     """Its IPv4 address in a network that you trust with prompts: in a stack of several hosts the gateway's host, and no
-    other, reaches the engines there by plain HTTP."""
+    other, reaches the engines there by plain HTTP. In a mesh there is none."""
     driver: Driver | None = None
     """Left out, whatever driver the host has stays as it is."""
     cuda_toolkit: CudaVersion | None = None
