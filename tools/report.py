@@ -19,7 +19,7 @@ from typing import Any
 from planning.hosts.outlook import outlook, reboots
 from planning.hosts.plan import STEPS
 from planning.names import COOLDOWN_S
-from planning.network.compare import access
+from planning.network.compare import access, read
 from planning.placement import gateway_host, placed
 from stack_configs.schema.stack import StackSpec
 from tools.stack import load_stack
@@ -180,7 +180,7 @@ def _policy(change: Change) -> list[str]:
 
     def of(inputs: Mapping[str, Any]) -> list[str]:
         made = (inputs.get("input") or {}).get("policy") if change.name == "mesh-policy" else inputs.get("acl")
-        return access(json.loads(made) if isinstance(made, str) else made or {})
+        return access(read(made) if isinstance(made, str) else made or {})
 
     old, new = of(change.old), of(change.new)
     lines = [f"    - {line}" for line in old if line not in new] + [f"    + {line}" for line in new if line not in old]

@@ -1,7 +1,5 @@
 """A tailnet's policy and names at Tailscale. The only module that imports pulumi_tailscale, which takes a second."""
 
-import json
-
 import pulumi_tailscale as tailscale
 from pulumi import Resource, ResourceOptions
 
@@ -17,7 +15,7 @@ def own_tailnet(plan: PolicyPlan, opts: ResourceOptions) -> list[Resource]:
     """
     policy = tailscale.Acl(
         "tailnet-policy",
-        acl=json.dumps(plan.policy, indent=2),
+        acl=plan.text,
         overwrite_existing_content=plan.taken_over is not None,
         reset_acl_on_destroy=False,
         opts=opts,

@@ -58,5 +58,7 @@ class PolicyPlan:
     control: Literal["tailscale", "headscale"]
     policy: Mapping[str, Any]
     """With all its tests."""
+    text: str
+    """The same, as it is written."""
     taken_over: str | None
     """SHA-256 of another's policy that may be replaced; None: none may."""

@@ -113,7 +113,8 @@ def plan_policy(spec: StackSpec) -> PolicyPlan | None:
     mesh = spec.file.network.mesh
     if mesh is None or mesh.policy != "owned":
         return None
-    return PolicyPlan(control=mesh.control, policy=policy(spec), taken_over=spec.taken_over_policy)
+    made = policy(spec)
+    return PolicyPlan(control=mesh.control, policy=made, text=text(made, spec.stack), taken_over=spec.taken_over_policy)
 
 
 def policy(spec: StackSpec, present: Set[str] | None = None) -> Policy:

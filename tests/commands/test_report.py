@@ -14,6 +14,7 @@ import pytest
 
 from planning.hosts.plan import STEPS
 from planning.hosts.ready import with_waiting
+from planning.network.policy import text
 from tests.unit.hosts import prepared, shaped
 from tools import report
 
@@ -317,7 +318,7 @@ def grants(*ports: str) -> dict[str, Any]:
 @pytest.mark.parametrize("where", ["headscale", "tailscale"])
 def test_a_changed_policy_says_who_may_reach_what_from_now_on(where: str) -> None:
     def inputs(made: dict[str, Any]) -> dict[str, Any]:
-        return {"input": {"policy": made, "taken-over": ""}} if where == "headscale" else {"acl": json.dumps(made)}
+        return {"input": {"policy": made, "taken-over": ""}} if where == "headscale" else {"acl": text(made, "prod")}
 
     kind, name = {
         "headscale": (report.STASH, "mesh-policy"),

@@ -18,7 +18,8 @@ from components.network.control import ControlError
 from components.network.headscale import Headscale
 from components.network.mesh_policy import MeshPolicy, MeshPolicyArgs
 from components.network.tailscale import Tailscale
-from planning.network.policy import Node, Policy, plan_policy, policy
+from planning.network.compare import read
+from planning.network.policy import Node, Policy, is_ours, plan_policy, policy
 from stack_configs.schema.stack import StackSpec
 from tests.unit.built import Made, built
 from tests.unit.network.mesh import prod
@@ -59,10 +60,12 @@ def the(token: str, resources: tuple[Made, ...]) -> Made:
 
 
 def test_the_whole_policy_is_sent_and_another_is_not_overwritten() -> None:
-    """tailscale.Acl: `acl` is the policy file; without overwrite_existing_content the plugin sends If-Match with the
-    mark of Tailscale's first policy, which any other refuses (terraform-provider-tailscale, resource_acl.go)."""
+    """tailscale.Acl: `acl` is the policy file, as JSON or HuJSON, whose comments are kept. Without
+    overwrite_existing_content the plugin sends If-Match with the mark of Tailscale's first policy, which any other
+    refuses (terraform-provider-tailscale, resource_acl.go)."""
     acl = the(ACL, made())
-    assert json.loads(acl.inputs["acl"]) == policy(tailnet())
+    assert read(acl.inputs["acl"]) == policy(tailnet())
+    assert is_ours(acl.inputs["acl"], "prod")
     assert {key: value for key, value in acl.inputs.items() if key != "acl"} == {
         "overwriteExistingContent": False,
         "resetAclOnDestroy": False,
@@ -81,7 +84,7 @@ def test_nodes_find_each_other_by_name() -> None:
 
 def test_tailscale_gets_tests_of_nodes_that_are_yet_to_join() -> None:
     """https://tailscale.com/docs/reference/syntax/policy-file#tests names tags, not nodes."""
-    tests = json.loads(the(ACL, made()).inputs["acl"])["tests"]
+    tests = read(the(ACL, made()).inputs["acl"])["tests"]
     assert {test["src"] for test in tests} == {
         "kim@example.org",
         "ann@example.org",
