@@ -22,9 +22,9 @@ from components.remote import no_question
 from planning.hosts import steps
 from planning.hosts.facts import SCRIPT, parse_facts, read_answers
 from planning.hosts.plan import HostPlan, StepName
+from planning.names import FRONT_PORT
 from stack_configs.schema.facts import Facts
-from stack_configs.schema.network import Network
-from stack_configs.schema.stack import StackSpec
+from stack_configs.schema.stack import StackFile, StackSpec
 from tests.golden.specs import host_versions
 from tests.hosts.engine import Project
 from tests.hosts.host import Host, bare_hosts, login
@@ -42,7 +42,7 @@ ROOT = (
     "mkdir -p /srv/root/bin && cp /bin/busybox /srv/root/bin/ && tar -C /srv/root -c . | docker import - tests/busybox"
 )
 CONTAINER = (
-    f"docker run -d --name web --restart unless-stopped -p {PUBLISHED}:80 tests/busybox "
+    f"docker run -d --name web --restart unless-stopped -p {PUBLISHED}:80 -p ADDRESS:{FRONT_PORT}:80 tests/busybox "
     "/bin/busybox nc -ll -p 80 -e /bin/busybox echo hello"
 )
 
@@ -64,9 +64,16 @@ class Guarded:
         return f"{self.host.address.rsplit('.', 1)[0]}.1"
 
     def spec(self, *allow: dict[str, Any]) -> StackSpec:
-        spec = spec_of(self.host, {"engine": "distribution"}, host_versions("2026.11"))
-        network = Network.model_validate({**self.network, "firewall": {"allow": allow}})
-        return spec.model_copy(update={"file": spec.file.model_copy(update={"network": network})})
+        """Of two hosts, whose gateway is the other one."""
+        spec = spec_of(self.host, {}, host_versions("2026.11"))
+        file = spec.file.model_dump(mode="json")
+        file["hosts"] = {
+            host.name: {"connection": host.connection, "lan_address": host.address, "engine": "distribution"}
+            for host in (self.host, self.outside)
+        }
+        file["gateway"]["host"] = self.outside.name
+        file["network"] = {**self.network, "firewall": {"allow": allow}}
+        return spec.model_copy(update={"file": StackFile.model_validate(file)})
 
     def ssh_from(self, source: str) -> dict[str, Any]:
         return {"port": 22, "sources": [source]}
@@ -122,6 +129,7 @@ class Guarded:
         """What answers to the other host."""
         address, inner = self.host.address, self.host.inside("docker inspect -f '{{.NetworkSettings.IPAddress}}' web")
         asked = {
+            "front": (address, FRONT_PORT),
             "published": (address, PUBLISHED),
             "published, IPv6": (V6, PUBLISHED),
             "past what is published": (inner, 80),
@@ -162,7 +170,15 @@ class Guarded:
         self.host.inside(f"systemd-run --quiet --unit other-sshd /usr/sbin/sshd -D -p {OTHER_SSHD}", check=False)
 
 
-EVERYTHING = {"published", "published, IPv6", "past what is published", "sshd", "another sshd", "another sshd, IPv6"}
+EVERYTHING = {
+    "front",
+    "published",
+    "published, IPv6",
+    "past what is published",
+    "sshd",
+    "another sshd",
+    "another sshd, IPv6",
+}
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +190,7 @@ def bare() -> Iterator[Guarded]:
         for one in hosts:
             one.put("/etc/sysctl.d/tests.conf", "net.ipv6.conf.all.disable_ipv6=0\n")
             one.inside("sysctl -qp /etc/sysctl.d/tests.conf")
-        host.inside(f"{ROOT} && {CONTAINER}")
+        host.inside(f"{ROOT} && {CONTAINER.replace('ADDRESS', host.address)}")
         outside.inside(f"ip route add 172.17.0.0/16 via {host.address}")
         outside.inside(f"systemd-run --quiet /usr/sbin/sshd -D -p {OUTSIDE_PORT}")
         made = Guarded(host, outside, host.inside(SNAPSHOT))
@@ -193,8 +209,11 @@ def guarded(bare: Guarded) -> Guarded:
 
 
 def test_only_what_the_file_allows_comes_in(guarded: Guarded) -> None:
+    """The other host is the gateway's, so it reaches the front."""
     assert guarded.operator_gets_in()
-    assert guarded.ways_in() == set()
+    with pytest.raises(OSError, match="timed out"):
+        socket.create_connection((guarded.host.address, FRONT_PORT), timeout=1)
+    assert guarded.ways_in() == {"front"}
 
 
 def test_the_second_time_there_is_nothing_to_change(guarded: Guarded) -> None:
@@ -213,7 +232,7 @@ def test_containers_reach_the_world_and_the_host_its_containers(guarded: Guarded
 def test_a_published_port_that_is_allowed_answers_those_who_may(guarded: Guarded) -> None:
     may = {"port": PUBLISHED, "sources": [f"{guarded.outside.address}/32", f"{OUTSIDE_V6}/128"]}
     guarded.settle(guarded.ssh_from(guarded.operator), may)
-    assert guarded.ways_in() == {"published", "published, IPv6"}
+    assert guarded.ways_in() == {"front", "published", "published, IPv6"}
     with pytest.raises(OSError, match="timed out"):
         socket.create_connection((guarded.host.address, PUBLISHED), timeout=1)
 
@@ -268,7 +287,7 @@ def test_an_up_that_locks_itself_out_fails_and_a_mended_one_goes_on(
     project.inputs = {"plan": bare.plan(bare.ssh_from(bare.operator))}
     assert project.up() == {"same": 2, "update": 1, "create": 1}
     assert set(project.up()) == {"same"}
-    assert bare.ways_in() == set()
+    assert bare.ways_in() == {"front"}
     project.destroy()
     assert bare.table() == ""
 
@@ -290,12 +309,12 @@ def test_a_boot_before_the_confirmation_brings_the_former_rules(guarded: Guarded
     was = guarded.table()
     guarded.run("firewall", guarded.ssh_from("10.0.0.0/8"), {"port": PUBLISHED, "sources": ["0.0.0.0/0", "::/0"]})
     guarded.listen()
-    assert guarded.ways_in() == {"sshd", "published", "published, IPv6"}
+    assert guarded.ways_in() == {"front", "sshd", "published", "published, IPv6"}
     guarded.host.reboot()
     guarded.listen()
     until(lambda: guarded.host.inside("docker ps -q --filter name=web", check=False), 30)
     assert guarded.table() == was
-    assert guarded.ways_in() == set()
+    assert guarded.ways_in() == {"front"}
     assert guarded.run("firewall").strip() == QUIET
 
 
@@ -338,7 +357,7 @@ def test_what_comes_over_the_mesh_was_judged_there(guarded: Guarded) -> None:
     try:
         mesh = {"control": "tailscale", "domain": "tail1234.ts.net", "operators": ["kim@example.org"]}
         over_mesh = replace(guarded, network={"mesh": mesh})
-        assert over_mesh.ways_in() == set(), "the stack's file has no mesh yet"
+        assert over_mesh.ways_in() == {"front"}, "the stack's file has no mesh yet"
         over_mesh.settle()
         assert over_mesh.ways_in() == {"mesh, published", "mesh, sshd", "mesh, another sshd"}
         assert "SSH-2.0" in guarded.asked_by_container(OUTSIDE_MESHED)
