@@ -14,13 +14,14 @@ def pytest_configure(config: pytest.Config) -> None:
 class ByMachine(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
     """What one process runs, in order, where several share the tests.
 
-    The machines of tests/hosts and tests/faults are their own; the rest shares this machine's ports and names.
+    The machines of tests/hosts, tests/network and tests/faults are their own; the rest shares this machine's ports and
+    names.
     """
 
     def _split_scope(self, nodeid: str) -> str:
         match nodeid.split("::")[0].split("/"):
-            case ["tests", "hosts", module]:
-                return module
+            case ["tests", "hosts" | "network" as folder, module]:
+                return f"{folder}/{module}"
             case ["tests", "faults", _]:
                 return "faults"
             case _:

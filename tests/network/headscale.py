@@ -1,6 +1,7 @@
 """A headscale of one's own for tests: in a container beside the test hosts, with a certificate of a CA of its own."""
 
 import json
+import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -11,12 +12,13 @@ from typing import Any
 
 import yaml
 
+from tests.deploy.clone import REPO
 from tests.docker_run import docker, need_image
 from tests.hosts.host import Host, neighbour
 from tests.network import programs
 
 DOMAIN = "mesh.test"
-PORT = 443
+HOW_TO = REPO / "docs" / "mesh.md"
 STARTS_WITHIN_S = 30
 CA_ON_HOST = "/usr/local/share/ca-certificates/tests.crt"
 
@@ -93,36 +95,11 @@ def control_server(folder: Path, at: tuple[str, list[str]] | None = None) -> Ite
 
 
 def _config(address: str) -> dict[str, Any]:
-    """https://headscale.net/stable/ref/configuration/; it knows no other server than itself."""
-    kept = "/etc/headscale/kept"
-    return {
-        "server_url": f"https://{address}",
-        "listen_addr": f"0.0.0.0:{PORT}",
-        "metrics_listen_addr": "127.0.0.1:9090",
-        "grpc_listen_addr": "127.0.0.1:50443",
-        "tls_cert_path": "/etc/headscale/server.crt",
-        "tls_key_path": "/etc/headscale/server.key",
-        "noise": {"private_key_path": f"{kept}/noise.key"},
-        "prefixes": {"v4": "100.64.0.0/10", "v6": "fd7a:115c:a1e0::/48"},
-        "derp": {
-            "server": {
-                "enabled": True,
-                "region_id": 999,
-                "region_code": "tests",
-                "region_name": "tests",
-                "stun_listen_addr": "0.0.0.0:3478",
-                "private_key_path": f"{kept}/derp.key",
-                "ipv4": address,
-            },
-            "urls": [],
-            "auto_update_enabled": False,
-        },
-        "disable_check_updates": True,
-        "database": {"type": "sqlite", "sqlite": {"path": f"{kept}/db.sqlite"}},
-        "policy": {"mode": "database"},
-        "dns": {"magic_dns": True, "base_domain": DOMAIN, "override_local_dns": False},
-        "unix_socket": f"{kept}/headscale.sock",
-    }
+    """The how-to's, with addresses and paths of its own."""
+    (block,) = re.findall(r"^```yaml\n(server_url:.*?)^```", HOW_TO.read_text(), re.MULTILINE | re.DOTALL)
+    text = block.replace("headscale.example.org", address).replace("/var/lib/headscale", "/etc/headscale/kept")
+    found: dict[str, Any] = yaml.safe_load(text.replace("mesh.example.org", DOMAIN).replace("203.0.113.5", address))
+    return found
 
 
 def _certificate(folder: Path, address: str) -> None:
