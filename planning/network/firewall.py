@@ -147,7 +147,7 @@ def _match(key: str, protocol: str, networks: Sequence[IPv4Network | IPv6Network
 
 
 def _chain(name: str, hook: str, rules: Iterable[str]) -> str:
-    return "".join([f"\tchain {name} {{\n", *(f"\t\t{line}\n" for line in (hook, *rules) if line), "\t}\n"])
+    return "".join([f"  chain {name} {{\n", *(f"    {line}\n" for line in (hook, *rules) if line), "  }\n"])
 
 
 __all__ = ["Opening", "openings", "ruleset", "summary"]

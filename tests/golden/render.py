@@ -32,6 +32,8 @@ def rendered(plan: StackPlan) -> dict[str, str]:
         for step in host.steps:
             # The script is a source of this repository; digests of its text stand in the settings of later steps.
             settings = {key: value for key, value in step.settings.items() if key != "AFTER"}
+            if "RULES" in settings:
+                texts[f"{plan.stack}/{host.name}-firewall.nft"] = settings.pop("RULES") + "\n"
             described = {"summary": step.summary, "timeout_s": step.timeout_s, "settings": _plain(settings)}
             texts[f"{plan.stack}/{host.name}-{step.name}.yaml"] = _yaml(described)
     if plan.ingress:

@@ -93,7 +93,7 @@ def ingress() -> dict[str, Any]:
 
 
 def with_mesh() -> dict[str, Any]:
-    """The shipped two machines, in the mesh of a headscale whose policy is theirs."""
+    """The shipped two machines behind firewalls, in the mesh of a headscale whose policy is theirs."""
     file = stack_file("prod")
     for name, host in file["hosts"].items():
         host["connection"]["address"] = f"{name}.example.org"
@@ -106,7 +106,8 @@ def with_mesh() -> dict[str, Any]:
         "users": ["ann@"],
         "policy": "owned",
     }
-    return {**file, "network": {"mesh": mesh}}
+    firewall = {"allow": [{"port": 22, "sources": ["192.168.40.0/24"], "hosts": ["studio-1"]}]}
+    return {**file, "network": {"mesh": mesh, "firewall": firewall}}
 
 
 def all_specs() -> tuple[StackSpec, ...]:

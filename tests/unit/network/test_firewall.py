@@ -26,7 +26,7 @@ def with_(*allow: dict[str, Any], **network: Any) -> StackSpec:
 
 
 def chain(name: str, rules: str) -> list[str]:
-    body = rules.split(f"\tchain {name} {{\n")[1].split("\t}\n")[0]
+    body = rules.split(f"  chain {name} {{\n")[1].split("  }\n")[0]
     return [line.strip() for line in body.splitlines()]
 
 
