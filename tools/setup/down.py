@@ -104,7 +104,7 @@ def logs(stack: str, service: str) -> None:
             raise SetupError("logs", f"{where} does not answer", "docs/troubleshooting.md, under Docker")
         rows = told.splitlines(keepends=True)
         services = [row for row in rows if not row.split(maxsplit=1)[0].endswith("-files")]  # carriers never run
-        stopped = [f"{why}\n" for why in objects.fenced(on)] if host else []
+        stopped = [f"{why}\n" for why in objects.noted(on)] if host else []
         _show((f"{host}\n" if host else "") + "".join([*services, *stopped]) + "\n")
     _show(f"`make logs SERVICE=name` shows one service's last lines{_hint(stack)}.\n")
 

@@ -61,9 +61,11 @@ def places(stack: str) -> dict[str, tuple[str, ...]]:
     return {host: ("ssh", "-F", ssh_config(stack), "-T", host, "--") for host in hosts}
 
 
-def fenced(on: tuple[str, ...]) -> list[str]:
-    """Why a host has stopped replicas (planning/hosts/scripts/fence.sh), a line each; none where it doesn't answer."""
-    argv = there(on, "sh", "-c", "cat /var/lib/inference-stack/pending/fenced-*")
+def noted(on: tuple[str, ...]) -> list[str]:
+    """Why a host has stopped replicas (planning/hosts/scripts/fence.sh), and which of its uplinks are dead
+    (uplinks_watch.sh), a line each; none where it doesn't answer."""
+    notes = "/var/lib/inference-stack/pending"
+    argv = there(on, "sh", "-c", f"cat {notes}/fenced-* {notes}/uplink-*")
     return subprocess.run(argv, cwd=paths.REPO, capture_output=True, text=True, check=False).stdout.splitlines()
 
 

@@ -183,7 +183,7 @@ def report(stack: str, host: str, outputs: dict[str, Any], answer: str | None, s
     for name, why in outputs.get("waiting", {}).items():
         lines += ["", f"  {name} waits: {why}"]
     for name, on in objects.places(stack).items():
-        lines += [line for why in objects.fenced(on) for line in ("", f"  {name}: {why}")]
+        lines += [line for why in objects.noted(on) for line in ("", f"  {name}: {why}")]
     if not outputs.get("url"):
         return "\n".join(lines)
     port = urlsplit(outputs["url"]).port or 80

@@ -68,6 +68,6 @@ def test_a_fenced_replica_is_drift_that_a_person_mends() -> None:
 def test_make_up_ends_with_what_is_fenced(monkeypatch: pytest.MonkeyPatch) -> None:
     why = {"one": ["chat-0 is fenced since noon: it hangs", "chat-1 is, too"], "two": []}
     monkeypatch.setattr(objects, "places", lambda _stack: {host: (host,) for host in why})
-    monkeypatch.setattr(objects, "fenced", lambda on: why[on[0]])
+    monkeypatch.setattr(objects, "noted", lambda on: why[on[0]])
     said = over_ssh.report("prod", "one", {}, None, 1).splitlines()
     assert [line for line in said if "two" in line or "one" in line] == [f"  one: {line}" for line in why["one"]]
