@@ -11,7 +11,7 @@ from planning.hosts.ready import with_waiting
 from planning.network.limits import ingress_warnings
 from planning.serving.ledger.rules import ledger_problems, ledger_warnings
 from planning.stack import plan_stack
-from stack_configs.load import SpecError, located, mesh_secrets, spec_from_pulumi
+from stack_configs.load import SpecError, located, mesh_key, mesh_secrets, spec_from_pulumi
 from tools.invite import invitation
 from tools.mesh_control import control_by, writer
 from tools.reach import reach
@@ -32,7 +32,11 @@ def main() -> None:
         pulumi.log.warn(str(warning))
     control = control_by(spec, mesh_secrets())
     arguments = InferenceStackArgs(
-        plan=plan_stack(spec), reach=reach, invite=invitation(control), write_policy=writer(spec, control)
+        plan=plan_stack(spec),
+        reach=reach,
+        invite=invitation(control),
+        write_policy=writer(spec, control),
+        mesh_key=mesh_key(),
     )
     stack = InferenceStack(spec.stack, arguments)
     pulumi.export("url", stack.url)

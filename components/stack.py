@@ -31,6 +31,8 @@ class InferenceStackArgs:
     """Asked before a host joins the mesh."""
     write_policy: Callable[[], Awaitable[None]] = nobody_writes
     """Writes the policy of a mesh that has no plugin of Pulumi's."""
+    mesh_key: Output[str] | None = None
+    """Of the certificate that the API in the mesh has."""
 
 
 class InferenceStack(ComponentResource):
@@ -59,7 +61,9 @@ class InferenceStack(ComponentResource):
         self.url = None
         self.outside, self.service_tokens = {}, {}
         if plan.gateway:
-            gateway = Gateway("gateway", GatewayArgs(plan=plan.gateway, runtimes=runtimes), child)
+            gateway = Gateway(
+                "gateway", GatewayArgs(plan=plan.gateway, runtimes=runtimes, mesh_key=args.mesh_key), child
+            )
             self.url = gateway.url
             if plan.ingress:
                 from components.network.tunnel_ingress import TunnelIngress, TunnelIngressArgs

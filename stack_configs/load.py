@@ -5,12 +5,12 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
 from images.recipes import tag as built_tag
-from stack_configs import facts_files, lock_files, neighbours
+from stack_configs import certificates, facts_files, lock_files, neighbours
 from stack_configs.mesh_rules import neighbour_problems
 from stack_configs.problems import Problem, SpecError
 from stack_configs.rules import Found, Parsed, broken_rules
@@ -25,7 +25,11 @@ from stack_configs.schema.versions import ImageName, VersionSet
 from stack_configs.source import Source, parse
 from stack_configs.validation import T, short, unknown, validated
 
+if TYPE_CHECKING:
+    import pulumi
+
 ROOT = Path(__file__).resolve().parent.parent
+MESH_KEY = certificates.KEY.split(":")[1]
 OPTIONAL_IMAGES = frozenset({"grafana", "dcgm-exporter", "vllm-cuda", "vllm-cpu", "cloudflared"})
 """Needed by some stacks only."""
 
@@ -71,9 +75,22 @@ def spec_from_pulumi() -> StackSpec:
         plain_keys = {
             key for key, value in mesh_secrets().items() if value and not pulumi.runtime.is_config_secret(key)
         }
-        if problems := _mesh_problems(spec.stack, spec.file.network.mesh, mesh_secrets(), plain_keys):
+        problems = _mesh_problems(spec.stack, spec.file.network.mesh, mesh_secrets(), plain_keys)
+        secret = pulumi.runtime.is_config_secret(certificates.KEY)
+        for found in certificates.key_problems(spec, config.get(MESH_KEY), secret):
+            path, says, write = found
+            in_config = Problem(path=path, says=says, write=write, file=f"Pulumi.{spec.stack}.yaml")
+            problems += [in_config] if path == (certificates.KEY,) else located(spec.stack, [found])
+        if problems:
             raise SpecError(problems)
     return spec
+
+
+def mesh_key() -> "pulumi.Output[str] | None":
+    """The key of the certificate that the API in the mesh has; a secret."""
+    import pulumi
+
+    return pulumi.Config("inference-stack").get_secret(MESH_KEY)
 
 
 def _mesh_problems(stack: str, mesh: Mesh, secrets: Mapping[str, str | None], plain: Collection[str]) -> list[Problem]:
@@ -173,6 +190,8 @@ def resolve(source: Source, stack: str, settings: Settings, root: Path = ROOT) -
     locks, unlocked = lock_files.read_all(parsed.models, root)
     problems += [*unread, *unlocked]
     warnings += told
+    certified, uncertified = certificates.read(parsed.network.mesh, root)
+    problems += [source.problem(*found) for found in uncertified]
     around = neighbours.Found()
     if mesh := parsed.network.mesh:
         around = neighbours.find(stack, mesh, root)
@@ -194,6 +213,7 @@ def resolve(source: Source, stack: str, settings: Settings, root: Path = ROOT) -
         repairs={name: dict(counts) for name, counts in settings.repairs.items() if name in parsed.hosts},
         neighbours=around.neighbours,
         taken_over_policy=settings.taken_over_policy,
+        mesh_certificates=certified,
         warnings=tuple(warnings),
     )
 

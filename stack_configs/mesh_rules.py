@@ -26,6 +26,12 @@ def mesh_problems(mesh: Mesh, hosts: Mapping[str, Host]) -> Iterator[Found]:
     for role, members in (("operators", mesh.operators), ("users", mesh.users)):
         for index, member in enumerate(members):
             yield from _member((*AT, role, index), member, mesh)
+    for index, addresses in enumerate(mesh.allow_from):
+        asked = ip_network(addresses)
+        if not any(asked.version == of.version and asked.subnet_of(of) for of in MESH_NETWORKS):  # type: ignore[arg-type]
+            says = f"{addresses} is outside the mesh: no node has such an address, so nobody could ask"
+            write = f"write addresses within {' or '.join(map(str, MESH_NETWORKS))}, as `tailscale status` shows them"
+            yield ((*AT, "allow_from", index), says, write)
     if hosts and all(host.connection.kind == "local" for host in hosts.values()):
         says = "has no host to join it: this machine is prepared by nobody"
         yield (AT, says, "give it a `kind: ssh` connection, or leave `mesh` out")

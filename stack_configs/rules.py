@@ -17,7 +17,7 @@ from stack_configs.problems import Path
 from stack_configs.schema.gateway import Gateway
 from stack_configs.schema.hosts import Host, SshConnection, SshServer
 from stack_configs.schema.models import Model
-from stack_configs.schema.network import Network
+from stack_configs.schema.network import MESHED_PORT, Network
 from stack_configs.schema.observability import Observability
 from stack_configs.uplink_rules import uplink_problems
 
@@ -388,7 +388,7 @@ def _circles(fallbacks: Mapping[str, tuple[str, ...]]) -> Iterator[tuple[str, ..
 
 
 def _ports(spec: Parsed) -> Iterator[Found]:
-    taken: dict[int, str] = {}
+    taken = {MESHED_PORT: "the API in the mesh"} if spec.network.mesh else {}
     settings = spec.observability
     ports: list[tuple[Path, int]] = []
     if spec.gateway:

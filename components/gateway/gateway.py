@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pulumi import ComponentResource, Input, Resource, ResourceOptions
+from pulumi import ComponentResource, Input, Output, Resource, ResourceOptions
 
 from components.containers import Runtime, run_container
 from planning.plans import GatewayPlan
@@ -14,6 +14,8 @@ class GatewayArgs:
     plan: GatewayPlan
     runtimes: Mapping[str, Runtime]
     """By host."""
+    mesh_key: Output[str] | None = None
+    """What nginx's secret file holds, if it has one."""
 
 
 class Gateway(ComponentResource):
@@ -34,6 +36,7 @@ class Gateway(ComponentResource):
             running = run_container(instance, runtime, ResourceOptions(parent=self, depends_on=[*previous]))
             previous = [running.ready]
         nginx = args.plan.nginx
-        self.ready = run_container(nginx, args.runtimes[nginx.host], ResourceOptions(parent=self)).ready
+        secrets = dict.fromkeys(nginx.secret_files, args.mesh_key) if args.mesh_key else None
+        self.ready = run_container(nginx, args.runtimes[nginx.host], ResourceOptions(parent=self), secrets).ready
         self.url = f"http://127.0.0.1:{nginx.ports[0].host}/v1"
         self.register_outputs({"url": self.url})

@@ -3,10 +3,12 @@
 from dataclasses import replace
 
 from planning.containers import FILES_DIR, ContainerPlan, Health, PublishedPort, VolumeMount
+from planning.gateway.meshed import KEY, TRUST_HOST, meshed
 from planning.gateway.nginx_conf import ALIVE_PORT, SHUTDOWN_S, nginx_conf
 from planning.gateway.outside import SOCKET, SOCKET_DIR, Outside
 from planning.names import NGINX_PORT, OUTSIDE_VOLUME
 from planning.placement import gateway_host
+from stack_configs.schema.network import MESHED_PORT
 from stack_configs.schema.stack import StackSpec
 
 USER = "101:101"
@@ -14,17 +16,31 @@ USER = "101:101"
 
 
 def plan_nginx(spec: StackSpec, outside: Outside | None = None) -> ContainerPlan:
+    mesh = meshed(spec)
+    conf = nginx_conf(spec.file.gateway, outside, mesh)
     port = PublishedPort(container=NGINX_PORT, host=spec.file.gateway.port)
-    plan = nginx_container("nginx", gateway_host(spec), nginx_conf(spec.file.gateway, outside), (port,), spec)
-    if outside is None:
-        return plan
-    return replace(
-        plan,
+    plan = nginx_container("nginx", gateway_host(spec), conf, (port,), spec)
+    first = []
+    if outside:
         # A killed nginx leaves its socket behind, and would not start while it is there.
-        entrypoint=("sh", "-c", 'rm -f "$0" && exec nginx "$@"', f"{SOCKET_DIR}/{SOCKET}"),
-        mounts=(VolumeMount(source=OUTSIDE_VOLUME, target=SOCKET_DIR, read_only=False),),
-        networks=(*plan.networks, "tunnel"),
-    )
+        first.append('rm -f "$0"')
+        plan = replace(
+            plan,
+            mounts=(VolumeMount(source=OUTSIDE_VOLUME, target=SOCKET_DIR, read_only=False),),
+            networks=(*plan.networks, "tunnel"),
+        )
+    if mesh:
+        first.append(TRUST_HOST)
+        plan = replace(
+            plan,
+            ports=(*plan.ports, PublishedPort(container=MESHED_PORT, host=MESHED_PORT)),
+            files={**plan.files, **mesh.files},
+            secret_files=(KEY,) if mesh.certificate else (),
+        )
+    if not first:
+        return plan
+    named = f"{SOCKET_DIR}/{SOCKET}" if outside else "nginx"
+    return replace(plan, entrypoint=("sh", "-c", " && ".join((*first, 'exec nginx "$@"')), named))
 
 
 def nginx_container(

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from planning.gateway.meshed import Meshed, meshed_conf
 from planning.gateway.outside import Outside, outside_conf
 from planning.names import LITELLM_ALIAS, LITELLM_PORT, NGINX_PORT
 from stack_configs.schema.gateway import Gateway
@@ -92,6 +93,15 @@ ERRORS = {
     504: ("api_error", "The answer took longer than {request_timeout_s} s."),
 }
 """What nginx itself says, in the shape of OpenAI's errors. LiteLLM's own answers pass unchanged."""
+NOT_LET_IN = {403: ("permission_error", "Requests from this address are not let in.")}
+TLS_ERRORS = {
+    495: ("permission_error", "This client certificate is not good here: it is expired, or of another authority."),
+    496: ("permission_error", "Send a client certificate: this address asks for one."),
+    497: ("invalid_request_error", "This address speaks HTTPS alone: write https:// before it."),
+}
+"""By nginx's own numbers for them."""
+ANSWERED = {495: 403, 496: 403, 497: 400}
+"""nginx's own number → the status that a client gets."""
 
 ACCESS_LOG = {
     "time": "$time_iso8601",
@@ -110,9 +120,11 @@ ACCESS_LOG = {
 
 FROM_OUTSIDE = {"host": "$host", "client": "$remote_addr"}
 """What the access log has besides of requests from outside."""
+FROM_MESH = {"client": "$remote_addr"}
+"""What it has besides of requests over the mesh; with TLS also the name in the client's certificate."""
 
 
-def nginx_conf(gateway: Gateway, outside: Outside | None = None) -> str:
+def nginx_conf(gateway: Gateway, outside: Outside | None = None, meshed: Meshed | None = None) -> str:
     """The whole file. Query strings, keys and bodies are in no log."""
     return f"""\
 {BEGINNING}
@@ -147,16 +159,23 @@ def nginx_conf(gateway: Gateway, outside: Outside | None = None) -> str:
         listen {NGINX_PORT};
 {_api(gateway, ROUTES, ERRORS)}
     }}
-{_outside(gateway, outside) if outside else ""}}}
+{_outside(gateway, outside) if outside else ""}{_meshed(gateway, meshed) if meshed else ""}}}
 """
 
 
 def _outside(gateway: Gateway, outside: Outside) -> str:
     # LiteLLM's health tells strangers its version.
     routes = tuple(route for route in ROUTES if route.match != "= /health")
-    errors = {403: ("permission_error", "Requests from this address are not let in."), **ERRORS}
+    errors = {**NOT_LET_IN, **ERRORS}
     log = f"    log_format outside escape=json '{_json({**ACCESS_LOG, **FROM_OUTSIDE})}';"
     return f"\n{log}\n{outside_conf(outside, _api(gateway, routes, errors))}"
+
+
+def _meshed(gateway: Gateway, meshed: Meshed) -> str:
+    fields = {**ACCESS_LOG, **FROM_MESH, **({"certificate": "$ssl_client_s_dn"} if meshed.certificate else {})}
+    errors = {**NOT_LET_IN, **(TLS_ERRORS if meshed.certificate else {}), **ERRORS}
+    log = f"    log_format mesh escape=json '{_json(fields)}';"
+    return f"\n{log}\n\n{meshed_conf(meshed, _api(gateway, ROUTES, errors))}"
 
 
 def _api(gateway: Gateway, routes: tuple[Route, ...], errors: Mapping[int, tuple[str, str]]) -> str:
@@ -229,9 +248,10 @@ def _errors(gateway: Gateway, errors: Mapping[int, tuple[str, str]]) -> str:
         message = text.format_map(
             {"max_body_mib": gateway.max_body_mib, "request_timeout_s": gateway.request_timeout_s}
         )
-        body = f'{{"error":{{"message":"{message}","type":"{kind}","param":null,"code":"{status}"}}}}'
+        answer = ANSWERED.get(status, status)
+        body = f'{{"error":{{"message":"{message}","type":"{kind}","param":null,"code":"{answer}"}}}}'
         # Not a named location: nginx can't go to one before it has read the request line (400, 414).
         where = f"/.error/{status}"
-        blocks.append(f"        error_page {status} {where};")
-        blocks.append(f"        location = {where} {{ internal; return {status} '{body}'; }}")
+        blocks.append(f"        error_page {status}{f' ={answer}' if answer != status else ''} {where};")
+        blocks.append(f"        location = {where} {{ internal; return {answer} '{body}'; }}")
     return "\n".join(blocks)

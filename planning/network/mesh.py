@@ -4,10 +4,11 @@ A host is reached at its own address until it has joined, by `join` alone, and b
 """
 
 import shlex
-from collections.abc import Mapping
+from dataclasses import dataclass
 
 from planning.names import FRONT_PORT
 from planning.placement import gateway_host, mesh_name
+from stack_configs.schema.network import MESHED_PORT
 from stack_configs.schema.stack import StackSpec
 
 TAILSCALE = "https://controlplane.tailscale.com"
@@ -24,15 +25,40 @@ def control_server(spec: StackSpec) -> str:
     return spec.file.network.mesh.login_server or TAILSCALE
 
 
-def published(host: str, spec: StackSpec) -> Mapping[int, str]:
-    """Ports on the host's loopback that its node publishes into the mesh → what listens there."""
-    if host != gateway_host(spec):
-        return {FRONT_PORT: "engines and exporters"}
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """What a host's node publishes into the mesh."""
+
+    what: str
+    port: int
+    """In the mesh."""
+    to: int
+    """On the host's loopback."""
+    states_client: bool = False
+    """Whether the client's address goes before each connection, by PROXY protocol 2."""
+
+    @property
+    def word(self) -> str:
+        """As scripts/mesh.sh reads it: `9090`, or `8080:8302:2`."""
+        if self.states_client:
+            return f"{self.port}:{self.to}:2"
+        return str(self.port) if self.port == self.to else f"{self.port}:{self.to}"
+
+
+def published(host: str, spec: StackSpec) -> tuple[Published, ...]:
+    """All that the host's node publishes, in the order in which tailscaled has it: of the ports as text."""
+
+    def same(what: str, port: int) -> Published:
+        return Published(what=what, port=port, to=port)
+
     see = spec.file.observability
-    found = {spec.file.gateway.port: "API", see.prometheus.port: "Prometheus", see.alertmanager.port: "Alertmanager"}
-    if see.grafana:
-        found[see.grafana.port] = "Grafana"
-    return found
+    if host != gateway_host(spec):
+        found = [same("engines and exporters", FRONT_PORT)]
+    else:
+        api = Published(what="API", port=spec.file.gateway.port, to=MESHED_PORT, states_client=True)
+        found = [api, same("Prometheus", see.prometheus.port), same("Alertmanager", see.alertmanager.port)]
+        found += [same("Grafana", see.grafana.port)] if see.grafana else []
+    return tuple(sorted(found, key=lambda one: str(one.port)))
 
 
 def join_words(host: str, spec: StackSpec) -> tuple[str, ...]:
@@ -46,7 +72,7 @@ def mesh_settings(host: str, spec: StackSpec) -> dict[str, str]:
     return {
         "NAME": host,
         "SSH": "true" if spec.file.network.mesh.ssh else "false",
-        "PORTS": shlex.join(str(port) for port in sorted(published(host, spec))),
+        "PORTS": shlex.join(one.word for one in published(host, spec)),
     }
 
 
@@ -54,7 +80,7 @@ def mesh_summary(host: str, spec: StackSpec) -> str:
     """What a preview shows of the step `mesh`."""
     assert spec.host_versions
     pin = spec.host_versions.tailscale
-    ports = ", ".join(f"{what} ({port})" for port, what in sorted(published(host, spec).items()))
+    ports = ", ".join(f"{one.what} ({one.port})" for one in published(host, spec))
     return f"Tailscale {pin.version if pin else '?'}, held; publishes {ports}"
 
 

@@ -83,7 +83,31 @@ class Ingress(Frozen):
 Member = Annotated[str, StringConstraints(pattern=r"^(group:[a-z0-9-]+|[^\s@:]+@([^\s@:]+\.[^\s@:]+)?)$")]
 """Who meets hosts on the mesh: `kim@example.org`, or a user of headscale's own, `kim@`. No groups."""
 
+MESHED_PORT = 8302
+"""On the loopback of the gateway's host, where its node hands over what asks the API over the mesh."""
+
+PemPath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_./-]*$")]
+"""A file in the repository, from its root: `stack_configs/certificates/gateway.pem`."""
+
 HttpsUrl = Annotated[str, StringConstraints(pattern=r"^https://[^\s/@]+$")]
+
+
+class MeshTls(Frozen):
+    """Certificates on both sides of the API in the mesh. The key is a secret in Pulumi's config: `meshTlsKey`."""
+
+    certificate: PemPath
+    """Of `<gateway's host>.<domain>`, with its chain, in PEM."""
+    client_ca: PemPath
+    """Who certifies clients, in PEM: whoever has no certificate of theirs is refused."""
+
+
+class MeshCertificates(Frozen):
+    """What stands in the files of MeshTls."""
+
+    certificate: str
+    """PEM."""
+    client_ca: str
+    """PEM."""
 
 
 class Mesh(Frozen):
@@ -104,6 +128,10 @@ class Mesh(Frozen):
     `checked` only compares."""
     ssh: bool = False
     """Whether nodes take Tailscale's own SSH besides sshd."""
+    allow_from: tuple[Addresses, ...] = ()
+    """Only nodes with these addresses in the mesh may ask the API over it; empty is all that its policy lets in."""
+    tls: MeshTls | None = None
+    """Certificates on top of WireGuard, for the API; without it, it is plain HTTP inside WireGuard's tunnels."""
 
 
 class Allowed(Frozen):

@@ -10,7 +10,7 @@ from stack_configs.schema.gateway import Gateway
 from stack_configs.schema.hosts import Host
 from stack_configs.schema.model_lock import ModelLock
 from stack_configs.schema.models import Model
-from stack_configs.schema.network import Network
+from stack_configs.schema.network import MeshCertificates, Network
 from stack_configs.schema.observability import Observability
 from stack_configs.schema.versions import HostVersions, ImageName
 
@@ -87,4 +87,6 @@ class StackSpec(Frozen):
     """Other stacks whose files name the same mesh."""
     taken_over_policy: str | None = None
     """SHA-256 of a mesh's policy that this stack did not write and may replace: `make policy TAKE_OVER=yes`."""
+    mesh_certificates: MeshCertificates | None = None
+    """What stands in the files that `network.mesh.tls` names."""
     warnings: tuple[str, ...] = ()

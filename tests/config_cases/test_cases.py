@@ -1,7 +1,7 @@
 """Every file below cases/ is one spec, with all that must be said of it; its path is the behaviour it shows.
 
 `spec` is laid over the base file (`dev` or `prod`; null takes a key away), or `text` is the whole file.
-`others` are further stacks beside it, each laid over prod, or its whole text.
+`others` are further stacks beside it, each laid over prod, or its whole text; `files` are files of the repository.
 `problems` is the complete list: path, and parts of what is said and what to write. A good case has `loads`.
 """
 
@@ -37,13 +37,16 @@ def spec_of(case: dict[str, Any], root: Path) -> Any:
     if text is None:
         text = laid_over(case["base"], case["spec"])
     settings = Settings(**{"key_hashes": KEYS, **case.get("settings", {})})
-    if "others" in case:
+    elsewhere = {"others", "files"} & set(case)
+    if elsewhere:
         (root / "stack_configs").mkdir()
         (root / "stack_configs" / "versions").symlink_to(ROOT / "stack_configs" / "versions")
-        for stack, other in case["others"].items():
+        for stack, other in case.get("others", {}).items():
             file = root / "stack_configs" / f"{stack}.yaml"
             file.write_text(other if isinstance(other, str) else laid_over("prod", other))
-    return resolve(parse(text, "spec.yaml"), case.get("base", "dev"), settings, root if "others" in case else ROOT)
+        for name, content in case.get("files", {}).items():
+            (root / name).write_text(content)
+    return resolve(parse(text, "spec.yaml"), case.get("base", "dev"), settings, root if elsewhere else ROOT)
 
 
 def at(value: Any, path: str) -> Any:
@@ -55,7 +58,9 @@ def at(value: Any, path: str) -> Any:
 @pytest.mark.parametrize("file", [f for f in FILES if f.is_file()], ids=lambda f: str(f.relative_to(CASES)))
 def test_case(file: Path, tmp_path: Path) -> None:
     case = yaml.safe_load(file.read_text())
-    assert set(case) <= {"why", "base", "spec", "text", "others", "settings", "problems", "loads"}, "a key nobody reads"
+    assert set(case) <= {"why", "base", "spec", "text", "others", "files", "settings", "problems", "loads"}, (
+        "a key nobody reads"
+    )
     assert case["why"]
     assert ("problems" in case) != ("loads" in case)
     if "loads" in case:

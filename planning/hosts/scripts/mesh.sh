@@ -26,15 +26,19 @@ settings() {
 }
 
 publish() {
-  local port have want
+  local word port to proxy have want
   have=$(tailscale serve status --json | tr -d ' \t\n')
   want='{"TCP":{'
-  for port in $PORTS; do want+="\"$port\":{\"TCPForward\":\"127.0.0.1:$port\"},"; done
+  for word in $PORTS; do
+    IFS=: read -r port to proxy <<<"$word"
+    want+="\"$port\":{\"TCPForward\":\"127.0.0.1:${to:-$port}\"${proxy:+,\"ProxyProtocol\":$proxy}},"
+  done
   want=${want%,}'}}'
   [[ $have != "$want" ]] || return 0
   tailscale serve reset
-  for port in $PORTS; do
-    tailscale serve --bg --tcp="$port" "tcp://127.0.0.1:$port" >/dev/null ||
+  for word in $PORTS; do
+    IFS=: read -r port to proxy <<<"$word"
+    tailscale serve --bg ${proxy:+--proxy-protocol="$proxy"} --tcp="$port" "tcp://127.0.0.1:${to:-$port}" >/dev/null ||
       fail "the node doesn't publish port $port" "\`tailscale serve\` failed" "see \`journalctl -u tailscaled\` on the host"
   done
   say "publishes 127.0.0.1: $PORTS"
