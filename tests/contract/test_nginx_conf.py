@@ -8,9 +8,11 @@ import pytest
 from planning.containers import ContainerPlan
 from planning.gateway.front import plan_fronts
 from planning.gateway.nginx import plan_nginx
+from planning.network.cloudflare import outside
 from tests.contract.gateway import gateway_spec
 from tests.docker_run import Sandbox, docker, inspect, need_image
-from tests.golden.specs import spec, stack_file
+from tests.golden.specs import ingress, spec, stack_file
+from tests.unit.network.mesh import mesh
 
 
 @pytest.mark.parametrize(
@@ -28,6 +30,18 @@ def test_it_accepts_the_front_of_another_host(gpus: bool) -> None:
     (front,) = plan_fronts(stack)
     assert ("location = /dcgm/metrics" in front.files["nginx.conf"]) == gpus
     check(replace(front, image=need_image("nginx")))
+
+
+@pytest.mark.parametrize("way_in", [{}, {"ingress": ingress()}], ids=["the mesh alone", "with a tunnel too"])
+def test_it_accepts_the_listener_for_the_mesh(way_in: dict[str, Any]) -> None:
+    stack = spec("prod", {**stack_file("prod"), "network": {"mesh": mesh(allow_from=["100.64.0.0/24"]), **way_in}})
+    nginx = plan_nginx(stack, outside(stack))
+    socket = {"/var/tmp": "size=1m,mode=1777"}
+    check(
+        replace(
+            nginx, image=need_image("nginx"), mounts=(), tmpfs={**nginx.tmpfs, **socket}, networks=("inner", "edge")
+        )
+    )
 
 
 def check(plan: ContainerPlan) -> None:

@@ -1,10 +1,13 @@
 """The key and the certificate of the API in the mesh: what would keep the gateway from answering is told at load."""
 
+import re
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from stack_configs.certificates import KEY, key_problems
+from stack_configs.certificates import KEY, key_problems, read
+from stack_configs.load import ROOT
 from stack_configs.schema.network import MeshCertificates
 from stack_configs.schema.stack import StackSpec
 from tests.network.authority import NAME, Authority
@@ -75,3 +78,19 @@ def test_nothing_of_the_key_is_left_open_or_on_disk(authority: Authority) -> Non
     before = set(Path("/proc/self/fd").iterdir())
     assert not list(key_problems(having(good.certificate), good.key, secret=True))
     assert len(set(Path("/proc/self/fd").iterdir())) == len(before)
+
+
+@pytest.mark.usefixtures("authority")
+def test_the_commands_of_the_how_to_make_certificates_that_are_good(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "mesh.md").read_text()
+    (commands,) = (block for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) if "openssl req" in block)
+    subprocess.run(["sh", "-ec", commands], cwd=tmp_path, check=True, capture_output=True)
+    files = {name: f"stack_configs/certificates/{name}.pem" for name in ("ca", "gateway")}
+    of = prod(domain="mesh.example.org", tls={"certificate": files["gateway"], "client_ca": files["ca"]})
+    found, problems = read(of.file.network.mesh, tmp_path)
+    assert not problems
+    of = of.model_copy(update={"mesh_certificates": found})
+    assert not list(key_problems(of, (tmp_path / "gateway.key").read_text(), secret=True))
+    assert all(name in page for name in files.values())
+    verified = ["openssl", "verify", "-CAfile", files["ca"], "-purpose", "sslclient", "render.pem"]
+    subprocess.run(verified, cwd=tmp_path, check=True, capture_output=True)
