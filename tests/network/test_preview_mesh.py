@@ -1,6 +1,7 @@
 """`make preview` of a stack that owns its mesh's policy: the program itself, on the real Pulumi, before hosts join."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import yaml
 from tests.deploy.clone import REPO, Clone, make_clone
 from tests.golden.specs import with_mesh
 from tests.hosts import plugin as hosts_plugin
+from tests.network.authority import NAME, Authority
 from tests.network.plugin import install, recorded
 from tools.setup import engine, paths
 from tools.setup.progress import Step
@@ -75,6 +77,34 @@ def test_a_headscales_policy_is_shown_and_nobody_is_asked(clone: Clone) -> None:
     assert "create   mesh-policy-tests  (stash)" in said
     assert "+ ann@ → tag:inference-meshed-gateway tcp:8080" in said
     assert API_KEY not in said
+
+
+def test_the_key_of_the_apis_certificate_must_be_there_be_a_secret_and_fit(clone: Clone, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    good, other = authority.certify("good", NAME), authority.certify("other", "elsewhere.example.org")
+    file = with_mesh()
+    file["network"]["mesh"]["tls"] = {"certificate": "gateway.pem", "client_ca": "clients.pem"}
+    write(clone, file)
+    (clone.path / "clients.pem").write_text(authority.certificate)
+    (clone.path / "gateway.pem").write_text(good.certificate)
+    assert "inference-stack:meshTlsKey\n    is missing" in preview(clone)[1]
+    for key, how, says in (
+        (good.key, "--plaintext", "meshTlsKey\n    stands in plain"),
+        (other.key, "--secret", "meshTlsKey\n    is the key of another certificate"),
+        (good.key, "--secret", ""),
+    ):
+        clone.pulumi("config", "set", how, "inference-stack:meshTlsKey", stdin=key)
+        status, said = preview(clone)
+        assert (status == 0) == (says == ""), said
+        assert says in said
+        assert not [line for line in key.splitlines() if "-----" not in line and line in said]
+    (clone.path / "gateway.pem").write_text(other.certificate)
+    clone.pulumi("config", "set", "--secret", "inference-stack:meshTlsKey", stdin=other.key)
+    found = re.search(
+        r"^stack_configs/meshed.yaml:\d+  network.mesh.tls.certificate\n +is not for", preview(clone)[1], re.M
+    )
+    assert found
+    clone.pulumi("config", "rm", "inference-stack:meshTlsKey")
 
 
 def test_tailscales_policy_is_sent_by_its_plugin(clone: Clone) -> None:
