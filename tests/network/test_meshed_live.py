@@ -16,14 +16,15 @@ import pytest
 
 from planning.containers import ContainerPlan, PublishedPort
 from planning.gateway.meshed import KEY
-from planning.names import LITELLM_PORT
+from planning.names import LITELLM_PORT, OUTSIDE_VOLUME
 from planning.stack import plan_stack
 from stack_configs.schema.network import MESHED_PORT, MeshCertificates
 from tests.contract.gateway import free_port
 from tests.docker_run import Sandbox, docker, inspect, need_image
+from tests.golden.specs import ingress, spec
 from tests.network import proxied
 from tests.network.authority import NAME, Authority, Certified
-from tests.unit.network.mesh import prod
+from tests.unit.network.mesh import mesh, prod
 
 HERE = Path(__file__).parent
 ALLOWED, V6, STRANGER = "100.64.0.9", "fd7a:115c:a1e0::9", "100.64.7.7"
@@ -75,18 +76,24 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     authority = Authority(tmp_path_factory.mktemp("authority"))
     server = authority.certify("server", NAME)
     certificates = MeshCertificates(certificate=server.certificate, client_ca=authority.certificate)
-    plain, tls = prod(allow_from=ALLOW), prod(tls={"certificate": "server.pem", "client_ca": "ca.pem"})
+    # With a tunnel too nginx is on one more network that has a way out.
+    network = {"mesh": mesh(allow_from=ALLOW), "ingress": ingress()}
+    plain = spec("prod", {**prod().file.model_dump(mode="json"), "network": network})
+    tls = prod(tls={"certificate": "server.pem", "client_ca": "ca.pem"})
     specs = {LIMITED: plain, CERTIFIED: tls.model_copy(update={"mesh_certificates": certificates})}
     nginx_image, python, sandbox = need_image("nginx"), need_image("python"), Sandbox("meshed-test")
+    tunnel, volume = f"{sandbox.name}-tunnel", f"{sandbox.name}-outside"
     ports, own = ({name: free_port() for name in specs} for _ in range(2))
     files = {name: (HERE / name).read_text() for name in ("echo.py", "proxied.py")}
     try:
+        docker("network", "create", tunnel)
+        docker("volume", "create", volume)
         (behind,) = (c for c in plan_stack(plain).containers if c.service == "litellm-0")
         argv = ("python3", "/config/echo.py", str(LITELLM_PORT))
         echo = replace(behind, image=python, entrypoint=argv, command=(), files=files, env={}, health=None)
         name = sandbox.run(replace(echo, service="behind", aliases=("litellm",)), wait=False)
-        for service, spec in specs.items():
-            (plan,) = (c for c in plan_stack(spec).containers if c.service == "nginx")
+        for service, of in specs.items():
+            (plan,) = (c for c in plan_stack(of).containers if c.service == "nginx")
             secrets = dict.fromkeys(plan.secret_files, server.key)
             assert set(secrets) == ({KEY} if service == CERTIFIED else set())
             sandbox.run(
@@ -96,11 +103,14 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
                     image=nginx_image,
                     ports=_published(plan, own[service], ports[service]),
                     files={**plan.files, **secrets},
-                )
+                ),
+                volumes={OUTSIDE_VOLUME: volume},
             )
         yield Running(sandbox, authority, ports, own, name, server.key)
     finally:
         sandbox.close()
+        docker("network", "rm", tunnel, check=False)
+        docker("volume", "rm", "-f", volume, check=False)
 
 
 def _published(plan: ContainerPlan, *ports: int) -> tuple[PublishedPort, ...]:
