@@ -70,7 +70,7 @@ def run_step(
         f"{plan.name}-{step.name}",
         connection=_connection(_as_joining(plan) if step.name == "join" else plan),
         create=_command(step.timeout_s, *again),
-        delete=_command(UNDO_S, "undo"),
+        delete=_command(UNDO_S, "undo") if step.undone else None,
         stdin=steps.text(step),
         add_previous_output_in_env=False,
         opts=ResourceOptions.merge(

@@ -61,6 +61,8 @@ class Step:
     """Longest time for `apply`."""
     repair: int = 0
     """Counts up when drift was found: the only way to run an unchanged step again."""
+    undone: bool = True
+    """Whether it is undone when it leaves the spec; False where another step's `undo` takes it back."""
     once: tuple[str, ...] = ()
     """For a step that a changed script or setting doesn't run again: its arguments, which do."""
 

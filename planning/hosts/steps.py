@@ -113,6 +113,8 @@ def plan_host(name: str, spec: StackSpec) -> HostPlan:
                     settings={"APT_LOCK_S": str(APT_LOCK_S), **given},
                     timeout_s=TIMEOUTS_S[step],
                     repair=repairs.get(step, 0),
+                    # A stack that leaves its mesh can't dial a host there any more: `join` takes back all of it.
+                    undone=step != "mesh",
                     once=join_words(name, spec) if step == "join" else (),
                 )
             )

@@ -19,7 +19,7 @@ from tools.reach import reach
 
 def program(inputs: dict[str, Any]) -> None:
     spec: StackSpec = inputs["spec"]
-    control = Headscale(_server(spec), inputs["api_key"])
+    control = Headscale(_server(spec), inputs["api_key"]) if spec.file.network.mesh else None
     arguments = InferenceStackArgs(
         plan=plan_stack(spec), reach=reach, invite=invitation(control), write_policy=writer(spec, control)
     )

@@ -195,7 +195,6 @@ def test_a_host_of_another_mesh_is_refused(mesh: Mesh) -> None:
 
 def test_a_host_that_leaves_the_spec_leaves_the_mesh(mesh: Mesh) -> None:
     before = mesh.hosts["two"].inside("ls /etc/apt/sources.list.d")
-    mesh.run("two", "mesh", "undo")
     mesh.run("two", "join", "undo")
     assert "inference-stack-tailscale" in before
     assert "inference-stack-tailscale" not in mesh.hosts["two"].inside("ls /etc/apt/sources.list.d")

@@ -19,7 +19,7 @@ import pytest
 from planning.names import FRONT_PORT
 from planning.serving.weights import SCRIPTS
 from stack_configs.schema.model_lock import LockedFile, ModelLock
-from stack_configs.schema.network import Allowed, Firewall
+from stack_configs.schema.network import Allowed, Firewall, Network
 from stack_configs.schema.stack import StackSpec
 from tests.docker_run import docker, need_image
 from tests.golden.specs import host_versions
@@ -287,6 +287,23 @@ def test_a_node_that_has_lost_its_state_joins_again_and_no_container_is_restarte
     assert answered_within(real, 40)
     assert {host.name: host.inside("docker ps -q") for host in (real.gateway, real.engine)} == containers
     assert set(real.server.nodes()) == {real.gateway.name, real.engine.name, "laptop"}
+
+
+def test_a_stack_that_leaves_the_mesh_goes_on_by_its_own_addresses(real: Real) -> None:
+    ssh = Allowed(port=22, sources=(f"{real.laptop.host.address}/32",))
+    both = (real.gateway, real.engine)
+    hosts = {
+        host.name: real.spec.file.hosts[host.name].model_copy(update={"lan_address": host.address}) for host in both
+    }
+    network = Network(firewall=Firewall(allow=(ssh,)))
+    file = real.spec.file.model_copy(update={"hosts": hosts, "network": network})
+    engine = real.engine.inside("docker ps -q --filter name=chat-0")
+    real.pulumi("up", real.spec.model_copy(update={"file": file}))
+    assert real.engine.inside("docker ps -q --filter name=chat-0") == engine
+    assert {host.inside("systemctl is-active tailscaled || true") for host in both} == {"inactive"}
+    body = json.dumps({"model": "chat", "messages": MESSAGES, "max_tokens": 4})
+    asks = f"curl -sS -m 30 -H 'Authorization: Bearer {KEY}' -H 'Content-Type: application/json' -d '{body}'"
+    assert "completion_tokens" in real.gateway.inside(f"{asks} http://127.0.0.1:8080/v1/chat/completions")
 
 
 def answered_within(real: Real, seconds: float) -> bool:

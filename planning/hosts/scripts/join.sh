@@ -38,7 +38,9 @@ undo() {
     systemctl -q disable --now tailscaled.service
     say "stopped tailscaled"
   fi
+  STEP=mesh unhold_ours
   unhold_ours
+  rm -f "$STATE/steps/mesh"
   drop /etc/apt/preferences.d/inference-stack-tailscale /etc/apt/apt.conf.d/60inference-stack-tailscale
   drop /etc/apt/sources.list.d/inference-stack-tailscale.sources
   rm -f "$STATE/versions/tailscale"

@@ -10,10 +10,8 @@ apply() {
   publish
 }
 
-undo() {
-  command -v tailscale >/dev/null || return 0
-  tailscale serve reset
-  say "publishes nothing any more"
+undo() { # `join` takes back what the node is and publishes
+  :
 }
 
 settings() {

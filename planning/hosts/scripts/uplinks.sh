@@ -25,6 +25,8 @@ apply() {
 Description=Keep the default route at an uplink that works
 Wants=network-online.target
 After=network-online.target
+# However often it fails, it is started again.
+StartLimitIntervalSec=0
 [Service]
 Type=exec
 Environment="UPLINKS=$UPLINKS"

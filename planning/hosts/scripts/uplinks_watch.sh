@@ -49,7 +49,6 @@ watch() {
   for ((i = ${#INTERFACES[@]}; i < MOST; i++)); do ip -4 route flush table $((TABLES + i)) 2>/dev/null || true; done
   while true; do
     look
-    rules
     choose
     sleep "$EVERY_S"
   done
@@ -102,14 +101,18 @@ look() { # one round: who answers, by its own uplink
 count() { # numbers of uplinks that have answered
   local i
   for i in "${!INTERFACES[@]}"; do
-    if grep -qx "$i" <<<"$1"; then answered "$i"; else silent "$i"; fi
+    if [[ $'\n'$1$'\n' == *$'\n'$i$'\n'* ]]; then answered "$i"; else silent "$i"; fi
   done
   FIRST=""
 }
 
 answered() {
   local note=$NOTES/uplink-${INTERFACES[$1]}
-  GOOD[$1]=$((GOOD[$1] + 1)) BAD[$1]=0 PROVEN[$1]=yes
+  GOOD[$1]=$((GOOD[$1] + 1)) BAD[$1]=0
+  if [[ ! ${PROVEN[$1]} ]]; then
+    PROVEN[$1]=yes
+    rules
+  fi
   # After a boot the first that answers will do; after that, an uplink has to be stable.
   if [[ ! ${ALIVE[$1]} ]] && { ((GOOD[$1] >= ALIVE_AFTER)) || [[ $FIRST && ! $ACTIVE ]]; }; then
     ALIVE[$1]=yes
