@@ -22,6 +22,7 @@ Found = tuple[Path, str, str]
 AT: Path = ("network", "mesh", "tls")
 KEY = "inference-stack:meshTlsKey"
 SET_KEY = f"`cat KEY.pem | pulumi config set --secret {KEY}`; docs/mesh.md has how to make it"
+WARN_DAYS = 30
 
 _BLOCK = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----\s.*?-----END \1-----", re.DOTALL)
 _EXPIRED, _NOT_YET, _OTHER_NAME = 10, 9, 62
@@ -65,15 +66,20 @@ def _read(name: str, root: FilePath) -> tuple[str, tuple[str, str] | None]:
 
 
 def _authority(text: str) -> tuple[str, str] | None:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.load_verify_locations(cadata=text)
-    found = context.get_ca_certs()
+    found = _authorities(text)
     if len(found) < len({block[0] for block in _BLOCK.finditer(text)}):
         write = "write who certifies clients (CA:TRUE), not a client's own certificate"
         return "holds a certificate that is no authority's: it could certify nobody", write
-    if min(ssl.cert_time_to_seconds(str(one["notAfter"])) for one in found) < time.time():
+    if min(found) < time.time():
         return "holds an authority that has expired: no client would be let in", "take it out, or renew it"
     return None
+
+
+def _authorities(text: str) -> list[float]:
+    """When each authority expires."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(cadata=text)
+    return [ssl.cert_time_to_seconds(str(one["notAfter"])) for one in context.get_ca_certs()]
 
 
 def key_problems(spec: StackSpec, key: str | None, secret: bool) -> Iterator[Found]:
@@ -81,49 +87,78 @@ def key_problems(spec: StackSpec, key: str | None, secret: bool) -> Iterator[Fou
 
     `secret`: whether Pulumi encrypts the key.
     """
-    mesh, certificates = spec.file.network.mesh, spec.mesh_certificates
-    if not mesh or not certificates:
+    certificates, name = spec.mesh_certificates, _name(spec)
+    if not certificates:
         return
-    name = f"{spec.file.gateway.host or next(iter(spec.file.hosts))}.{mesh.domain}"
     if not key:
         yield ((KEY,), "is missing, and the API in the mesh is to have a certificate", SET_KEY)
-        return
-    if not secret:
+    elif not secret:
         yield ((KEY,), "stands in plain in the file: whoever reads it can pose as the gateway", SET_KEY)
-        return
+    else:
+        try:
+            server = _server(certificates.certificate, key)
+        except ssl.SSLError as error:
+            says = f"is no private key in PEM, or has a password, or is too weak (OpenSSL: {error.reason})"
+            if error.reason == "KEY_VALUES_MISMATCH":
+                says = "is the key of another certificate than `network.mesh.tls.certificate`"
+            yield ((KEY,), says, SET_KEY)
+            return
+        try:
+            _expires(server, certificates.certificate, name)
+        except ssl.SSLError as error:
+            yield ((*AT, "certificate"), _why(error, name), f"have one made for `DNS:{name}`; docs/mesh.md has how")
+
+
+def expiring(spec: StackSpec, key: str | None) -> Iterator[str]:
+    """What to tell of certificates that are good, but not for long."""
+    certificates = spec.mesh_certificates
+    if certificates and key:
+        ends = {
+            "certificate": _expires(_server(certificates.certificate, key), certificates.certificate, _name(spec)),
+            "client_ca": min(_authorities(certificates.client_ca)),
+        }
+        for name, at in ends.items():
+            if (days := int((at - time.time()) / 86400)) < WARN_DAYS:
+                yield f"network.mesh.tls.{name} expires in {days} days, and the API in the mesh with it: renew it"
+
+
+def _name(spec: StackSpec) -> str:
+    """Of the gateway's host in the mesh."""
+    mesh = spec.file.network.mesh
+    return f"{spec.file.gateway.host or next(iter(spec.file.hosts))}.{mesh.domain}" if mesh else ""
+
+
+def _server(certificate: str, key: str) -> ssl.SSLContext:
+    """Raises SSLError."""
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    try:
-        with _as_file(certificates.certificate) as chain, _as_file(key) as private:
-            server.load_cert_chain(chain, private, password="")  # None would ask the terminal for one
-    except ssl.SSLError as error:
-        says = "is no private key in PEM, or has a password"
-        if error.reason == "KEY_VALUES_MISMATCH":
-            says = "is the key of another certificate than `network.mesh.tls.certificate`"
-        yield ((KEY,), says, SET_KEY)
-        return
-    if refused := _refused(server, certificates.certificate, name):
-        yield ((*AT, "certificate"), refused, f"have one made for `DNS:{name}`; docs/mesh.md has how")
+    with _as_file(certificate) as chain, _as_file(key) as private:
+        server.load_cert_chain(chain, private, password="")  # None would ask the terminal for one
+    return server
 
 
-def _refused(server: ssl.SSLContext, certificate: str, name: str) -> str | None:
-    """Why a client that trusts the certificate wouldn't take it for `name` today: by a handshake in memory."""
+def _expires(server: ssl.SSLContext, certificate: str, name: str) -> float:
+    """By a handshake in memory with a client that trusts the certificate. Raises SSLError where it isn't taken."""
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     client.load_verify_locations(cadata=certificate)
     there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
-    ends = (client.wrap_bio(back, there, server_hostname=name), server.wrap_bio(there, back, server_side=True))
-    try:
-        for end in (*ends, *ends):
-            with suppress(ssl.SSLWantReadError):
-                end.do_handshake()
-    except ssl.SSLCertVerificationError as error:
-        why = {
-            _EXPIRED: "has expired",
-            _NOT_YET: "is not valid yet",
-            _OTHER_NAME: f"is not for {name}, the name of the gateway's host in the mesh",
-        }
-        return why.get(error.verify_code, f"would be refused by clients: {error.verify_message}")
-    return None
+    asks = client.wrap_bio(back, there, server_hostname=name)
+    for end in (asks, server.wrap_bio(there, back, server_side=True), asks):
+        with suppress(ssl.SSLWantReadError):
+            end.do_handshake()
+    return float(ssl.cert_time_to_seconds(str((asks.getpeercert() or {})["notAfter"])))
+
+
+def _why(error: ssl.SSLError, name: str) -> str:
+    """Why a client doesn't take the certificate."""
+    if not isinstance(error, ssl.SSLCertVerificationError):
+        return f"can't be used for TLS: OpenSSL says {error.reason}"
+    why = {
+        _EXPIRED: "has expired",
+        _NOT_YET: "is not valid yet",
+        _OTHER_NAME: f"is not for {name}, the name of the gateway's host in the mesh",
+    }
+    return why.get(error.verify_code, f"would be refused by clients: {error.verify_message}")
 
 
 @contextmanager

@@ -83,6 +83,8 @@ def spec_from_pulumi() -> StackSpec:
             problems += [in_config] if path == (certificates.KEY,) else located(spec.stack, [found])
         if problems:
             raise SpecError(problems)
+        told = certificates.expiring(spec, config.get(MESH_KEY))
+        spec = spec.model_copy(update={"warnings": (*spec.warnings, *told)})
     return spec
 
 

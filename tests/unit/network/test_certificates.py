@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stack_configs.certificates import KEY, key_problems, read
+from stack_configs.certificates import KEY, expiring, key_problems, read
 from stack_configs.load import ROOT
 from stack_configs.schema.network import MeshCertificates
 from stack_configs.schema.stack import StackSpec
@@ -71,6 +71,18 @@ def test_a_certificate_that_no_client_would_take_is_told(authority: Authority, n
     assert found[0] == ("network", "mesh", "tls", "certificate")
     assert says in found[1]
     assert f"DNS:{NAME}" in found[2]
+
+
+@pytest.mark.parametrize(("days", "told"), [(29, True), (32, False)])
+def test_a_certificate_that_expires_soon_is_told_beforehand(authority: Authority, days: int, told: bool) -> None:
+    good = authority.certify("good", NAME, days=days)
+    found = having(good.certificate).model_copy(
+        update={"mesh_certificates": MeshCertificates(certificate=good.certificate, client_ca=authority.certificate)}
+    )
+    says = list(expiring(found, good.key))
+    assert any("tls.certificate expires in 28 days" in one for one in says) == told
+    assert any("tls.client_ca expires in 1 days" in one for one in says)
+    assert not list(expiring(prod(), None))
 
 
 def test_nothing_of_the_key_is_left_open_or_on_disk(authority: Authority) -> None:
