@@ -24,6 +24,7 @@ TWO = [
 CONNECTION = {"kind": "ssh", "address": "192.0.2.1", "user": "ops", "host_key": "ssh-ed25519 AAAA"}
 ROUNDS = """
 ip() { :; }
+rules() { :; }
 end_connections() { :; }
 ours() { echo "$HAS"; }
 begin
