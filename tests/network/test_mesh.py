@@ -175,6 +175,17 @@ def test_a_node_that_has_lost_its_state_joins_again_under_its_name(mesh: Mesh) -
     assert _eventually(lambda: mesh.reaches("one", f"{mesh.address('two')}:{FRONT_PORT}"))
 
 
+def test_a_node_that_was_expired_joins_again(mesh: Mesh) -> None:
+    before = mesh.server.nodes()["two"]["id"]
+    mesh.server.say("nodes", "expire", "--identifier", str(before), "--force")
+    assert _eventually(lambda: not mesh.reaches("one", f"{mesh.address('two')}:{FRONT_PORT}"))
+    assert "is not in the mesh" in mesh.fails("two", "mesh")
+    mesh.client.delete_node(str(before))  # as `up` does, before it makes a key
+    assert f"joined the mesh as two.{DOMAIN}" in mesh.join("two")
+    mesh.run("two", "mesh")
+    assert _eventually(lambda: mesh.reaches("one", f"{mesh.address('two')}:{FRONT_PORT}"))
+
+
 def test_traffic_goes_on_while_the_control_plane_is_down_and_over_a_power_cut(mesh: Mesh) -> None:
     two = mesh.hosts["two"]
     at = f"{mesh.address('two')}:{FRONT_PORT}"
