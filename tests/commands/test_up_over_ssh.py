@@ -1,12 +1,14 @@
 """`make up` of a stack on hosts over SSH says beforehand what reboots and restarts, and on a terminal asks."""
 
 import io
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tools.setup import over_ssh, state
+from tools.setup import over_ssh, paths, state
 from tools.setup.progress import Step
 
 PREVIEW = "Preview of `prod`: 1 to update, 9 unchanged\n\nHost studio-1: driver, reboot run.\n  reboot    yes: …"
@@ -65,3 +67,39 @@ def test_what_will_happen_is_shown_before_it_happens(
 def test_nobody_is_asked_about_nothing(monkeypatch: pytest.MonkeyPatch, preview: str) -> None:
     monkeypatch.setattr("sys.stdin", Terminal("no\n"))
     assert over_ssh.agreed(preview)
+
+
+@pytest.mark.parametrize("in_mesh", [True, False])
+def test_nodes_of_hosts_that_left_go_once_all_else_is_done(
+    steps: list[str], monkeypatch: pytest.MonkeyPatch, in_mesh: bool
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    monkeypatch.setattr(over_ssh, "is_in_mesh", lambda _stack: in_mesh)
+    over_ssh.up("prod")
+    assert ("Mesh nodes" in steps) == in_mesh
+    assert steps.index("pulumi up") < steps.index("Mesh nodes") if in_mesh else True
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "told"),
+    [
+        (0, "studio-9, studio-8\n", "removed studio-9, studio-8"),
+        (0, "\n", "none to remove"),
+        (2, "nodes that left are still in the mesh: there is no API key\n", "nodes that left are still in the mesh"),
+    ],
+)
+def test_a_control_plane_that_cannot_be_asked_fails_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, said: str, told: str
+) -> None:
+    python = tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text(f"#!/bin/sh\nprintf '{said}'\nexit {status}\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(paths, "VENV", tmp_path)
+    step = Step("Mesh nodes", tmp_path / "log")
+    try:
+        over_ssh.forget_nodes("prod", step, dict(os.environ))
+    finally:
+        step.close()
+    assert step.note
+    assert told in step.note
