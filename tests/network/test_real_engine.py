@@ -211,6 +211,12 @@ def test_a_question_is_answered_across_hosts(real: Real) -> None:
     assert "chat-0" not in running_on(real.gateway)
 
 
+def test_the_gateways_log_has_who_asked_by_the_address_in_the_mesh(real: Real) -> None:
+    real.client.models.list()
+    lines = real.gateway.inside('docker logs inference-test-nginx 2>&1 | grep \'"path":"/v1/models"\'').splitlines()
+    assert json.loads(lines[-1])["client"] in real.laptop.host.inside("tailscale ip").split()
+
+
 def test_a_stream_comes_in_parts_and_ends(real: Real) -> None:
     parts = list(
         real.client.chat.completions.create(
