@@ -218,6 +218,13 @@ def test_a_host_that_leaves_the_spec_leaves_the_mesh(mesh: Mesh) -> None:
     assert not mesh.reaches("one", f"two.{DOMAIN}:{FRONT_PORT}")
 
 
+def test_a_host_that_comes_back_joins_under_its_name(mesh: Mesh) -> None:
+    mesh.client.delete_node(str(mesh.server.nodes()["two"]["id"]))  # as `up` does, before it makes a key
+    assert f"joined the mesh as two.{DOMAIN}" in mesh.join("two")
+    mesh.run("two", "mesh")
+    assert _eventually(lambda: mesh.reaches("one", f"{mesh.address('two')}:{FRONT_PORT}"))
+
+
 def _eventually(true: Callable[[], bool], within_s: float = 20) -> bool:
     deadline = time.monotonic() + within_s
     while not true():
