@@ -1,6 +1,7 @@
 """A host's steps as resources."""
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -96,3 +97,34 @@ def test_a_host_that_did_not_answer_is_asked_again() -> None:
     for _ in range(2):
         with pytest.raises(TimeoutError):
             reach(plan, False)
+
+
+def in_mesh(*of: Step) -> list[Made]:
+    named = HOST.model_copy(update={"address": "studio-1.mesh.example"})
+    own = HOST.model_copy(update={"address": "203.0.113.7"})
+    plan = HostPlan(name="studio-1", connection=named, bootstrap=own, steps=of)
+
+    def program() -> None:
+        GpuHost("studio-1", GpuHostArgs(plan=plan, reach=lambda *_: None))
+
+    return of_type(built(program), COMMAND)
+
+
+def test_joining_alone_dials_the_hosts_own_address() -> None:
+    join, base, mesh = in_mesh(step("join"), step("base"), step("mesh"))
+    dialled = [one.inputs["connection"]["value"]["host"] for one in (join, base, mesh)]
+    assert dialled == ["203.0.113.7", "studio-1.mesh.example", "studio-1.mesh.example"]
+
+
+def test_a_host_joins_once_whatever_becomes_of_the_script_and_the_address() -> None:
+    once_only = replace(step("join"), once=("https://control.example", "studio-1.mesh.example"), repair=2)
+    (join,) = in_mesh(once_only)
+    assert set(join.request.ignoreChanges) == {"connection", "delete", "stdin"}
+    assert join.inputs["create"].endswith("https://control.example studio-1.mesh.example 2")
+    assert once_only.digest == replace(once_only, script="another").digest
+    assert once_only.digest != replace(once_only, repair=3).digest
+
+
+def test_what_another_step_takes_back_is_not_undone() -> None:
+    (mesh,) = in_mesh(replace(step("mesh"), undone=False))
+    assert "delete" not in mesh.inputs
