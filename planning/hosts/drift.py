@@ -43,6 +43,7 @@ def differences(name: str, spec: StackSpec, facts: Facts, before: Facts | None =
         *(() if _unread(facts, "dpkg", "apt-mark") else _packages(host, spec, facts)),
         *(() if _unread(facts, "/sys/module", "/proc/driver", "dkms") else _driver(host, spec, facts)),
         *(() if _unread(facts, "Docker:", "docker", "nvidia-ctk", "/etc/cdi") else _engine(host, spec, facts)),
+        *(() if _unread(facts, "sudo", "tailscale") else _mesh(plan, facts)),
         *(() if _unread(facts, "sudo", "nft") else _firewall(plan, facts)),
         *_noted("fenced-", "engine", facts),
         *_noted("uplink-", "uplinks", facts),
@@ -125,6 +126,12 @@ def _is_module(key: str, kernel: str, version: str) -> bool:
     """Whether a line of `dkms status`, such as `nvidia/580.105.08 6.1.0-50-amd64`, is of this driver and kernel."""
     module, _, of = key.partition(" ")
     return of == kernel and is_build(version, module.partition("/")[2])
+
+
+def _mesh(plan: HostPlan, facts: Facts) -> Iterator[Difference]:
+    applied = any(step.name == "mesh" and facts.steps.get(step.name) == step.digest for step in plan.steps)
+    if applied and facts.mesh != facts.mesh_noted:
+        yield Difference(step="mesh", says="the node's settings, or what it publishes, are others than were set")
 
 
 def _firewall(plan: HostPlan, facts: Facts) -> Iterator[Difference]:

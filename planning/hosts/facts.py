@@ -51,6 +51,8 @@ def parse_facts(host: str, answers: Mapping[str, Answer], read_at: datetime) -> 
         packages=_packages(seen),
         engine=_engine(seen),
         cdi_devices=_cdi_devices(seen),
+        mesh=_digest(seen, "mesh", "tailscale"),
+        mesh_noted=_digest(seen, "mesh_noted", "/var/lib/inference-stack/mesh-node"),
         firewall=_digest(seen, "firewall", "nft list table inet inference_stack"),
         firewall_confirmed=_digest(seen, "firewall_noted", "/var/lib/inference-stack/firewall-table"),
         memory_mib=_memory_mib(seen),

@@ -125,6 +125,10 @@ class Facts(Frozen):
     """None: none installed."""
     cdi_devices: tuple[str, ...]
     """`nvidia.com/gpu=GPU-…`, as the CDI files name them."""
+    mesh: str | None = None
+    """First 12 hex digits of the SHA-256 of the node's settings and of what it publishes; None: it is no node."""
+    mesh_noted: str | None = None
+    """The same as the step `mesh` left it."""
     firewall: str | None = None
     """First 12 hex digits of the SHA-256 of our firewall's table as it is loaded; None: there is none."""
     firewall_confirmed: str | None = None

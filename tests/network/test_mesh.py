@@ -7,16 +7,19 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import pytest
 
 from components.network.headscale import Headscale as Client
+from planning.hosts import facts as facts_of
 from planning.hosts import steps
 from planning.hosts.plan import HostPlan, StepName
 from planning.names import FRONT_PORT
 from planning.network.exposure import findings
 from planning.network.listeners import SCRIPT, read_listeners
 from planning.network.policy import policy, text
+from stack_configs.schema.facts import Facts
 from stack_configs.schema.stack import StackSpec
 from tests.hosts.host import Host, bare_hosts
 from tests.hosts.repository import Repository, docker, spec_of, tailscale_package
@@ -54,6 +57,10 @@ class Mesh:
         done = self.try_(name, step)
         assert done.returncode == 1, done.stdout
         return done.stderr.strip()
+
+    def facts(self, name: str) -> Facts:
+        done = self.hosts[name].ssh("bash -s", stdin=facts_of.SCRIPT.read_text())
+        return facts_of.parse_facts(name, facts_of.read_answers(done.stdout), datetime.now(UTC))
 
     def give_key(self, name: str, key: str) -> None:
         self.hosts[name].put(KEY_FILE, key, "0600")
@@ -131,6 +138,14 @@ def test_the_node_takes_no_routes_no_names_and_no_ssh(mesh: Mesh) -> None:
     for line in ('"RouteAll": false', '"CorpDNS": false', '"RunSSH": false', '"AdvertiseRoutes": null'):
         assert line in prefs
     assert "100.100.100.100" not in mesh.hosts["one"].inside("cat /etc/resolv.conf")
+
+
+def test_facts_say_when_somebody_has_changed_the_node(mesh: Mesh) -> None:
+    assert (facts := mesh.facts("one")).mesh == facts.mesh_noted is not None
+    mesh.hosts["one"].inside("tailscale set --accept-routes=true")
+    assert (facts := mesh.facts("one")).mesh != facts.mesh_noted
+    assert "set the node" in mesh.run("one", "mesh")
+    assert (facts := mesh.facts("one")).mesh == facts.mesh_noted
 
 
 def test_what_listens_on_loopback_is_published_into_the_mesh_alone(mesh: Mesh) -> None:

@@ -58,6 +58,8 @@ main() {
     ask containers as_root "${docker[@]}" ps --filter label=inference-stack.stack --format "$CONTAINER"
     ask cdi_list nvidia-ctk cdi list
     ask cdi_files cdi_files
+    ask mesh mesh
+    ask mesh_noted file "$NOTES/mesh-node"
     ask firewall firewall
     ask firewall_noted file "$NOTES/firewall-table"
     ask memory grep MemTotal /proc/meminfo
@@ -194,6 +196,17 @@ cdi_files() {
         sed 's/[{},]/\n/g' -- "$path" | grep -E '^[[:space:]]*(-[[:space:]]*)?"?(kind|name)"?[[:space:]]*:'
     done
     return 0
+}
+
+# The digest of the node's settings and of what it publishes, as the step `mesh` noted it.
+mesh() {
+    local prefs
+    command -v tailscale >/dev/null || return "$ABSENT"
+    prefs=$("${as_root[@]}" tailscale debug prefs 2>/dev/null) || return "$ABSENT"
+    {
+        grep -E '"(RouteAll|CorpDNS|RunSSH|ShieldsUp|Hostname|AdvertiseRoutes|ExitNodeID)"' <<<"$prefs"
+        "${as_root[@]}" tailscale serve status --json
+    } | sha256sum | cut -c -12
 }
 
 # The digest of our table of nftables as it is loaded, as the step `confirm` noted it.

@@ -40,7 +40,7 @@ undo() {
   fi
   STEP=mesh unhold_ours
   unhold_ours
-  rm -f "$STATE/steps/mesh"
+  rm -f "$STATE/steps/mesh" "$STATE/mesh-node"
   drop /etc/apt/preferences.d/inference-stack-tailscale /etc/apt/apt.conf.d/60inference-stack-tailscale
   drop /etc/apt/sources.list.d/inference-stack-tailscale.sources
   rm -f "$STATE/versions/tailscale"

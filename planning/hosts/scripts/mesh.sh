@@ -8,6 +8,7 @@ apply() {
     "\`make drift\` sees to it that it joins again with the next \`up\`"
   settings
   publish
+  node_digest >"$STATE/mesh-node"
 }
 
 undo() { # `join` takes back what the node is and publishes

@@ -18,3 +18,10 @@ node() { # a field of the node's own status, such as BackendState or DNSName
 node_server() { # where the node logged in
   tailscale debug prefs 2>/dev/null | sed -nE 's/^[[:space:]]+"ControlURL": "([^"]*)",?$/\1/p'
 }
+
+node_digest() { # of what `mesh` sets and publishes; facts.sh asks for the same
+  {
+    tailscale debug prefs | grep -E '"(RouteAll|CorpDNS|RunSSH|ShieldsUp|Hostname|AdvertiseRoutes|ExitNodeID)"'
+    tailscale serve status --json
+  } | sha256sum | cut -c -12
+}

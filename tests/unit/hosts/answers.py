@@ -47,6 +47,8 @@ HEALTHY: dict[str, str | Answer] = {
     "containers": "prod/chat-0 vllm/vllm-openai:v0.32.0\n",
     "cdi_list": f"nvidia.com/gpu={GPU}\nnvidia.com/gpu=all\n",
     "cdi_files": "",
+    "mesh": ABSENT,
+    "mesh_noted": ABSENT,
     "firewall": ABSENT,
     "firewall_noted": ABSENT,
     "memory": "MemTotal:       131334144 kB\n",

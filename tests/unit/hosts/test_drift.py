@@ -9,7 +9,9 @@ from stack_configs.schema.facts import Facts, Package
 from stack_configs.schema.hosts import Host
 from stack_configs.schema.network import Network
 from stack_configs.schema.stack import StackSpec
+from stack_configs.schema.versions import PackagePin
 from tests.unit.hosts import prepared, shaped
+from tests.unit.network.mesh import mesh
 
 HOST = shaped.HOST
 SPEC = prepared.spec(shaped.host(reboot="allowed"))
@@ -270,3 +272,32 @@ def test_rules_on_trial_are_no_drift() -> None:
     noted = {**prepared.notes(WALLED), "confirm": "0" * 12}
     facts = prepared.facts(WALLED, steps=noted, firewall="b" * 12, firewall_confirmed="a" * 12)
     assert said(WALLED, facts) == ["confirm: isn't applied as the spec has it by now: the next `up` does it"]
+
+
+def meshed() -> StackSpec:
+    assert SPEC.host_versions
+    docker = SPEC.host_versions.repositories["docker"]
+    update = {"tailscale": PackagePin(version="1.102.3", source="a test")}
+    versions = SPEC.host_versions.model_copy(
+        update={**update, "repositories": {**SPEC.host_versions.repositories, "tailscale": docker}}
+    )
+    network = Network.model_validate({"mesh": mesh()})
+    return SPEC.model_copy(
+        update={"file": SPEC.file.model_copy(update={"network": network}), "host_versions": versions}
+    )
+
+
+@pytest.mark.parametrize(
+    ("now", "told"),
+    [
+        ("a" * 12, []),
+        ("b" * 12, ["mesh: the node's settings, or what it publishes, are others than were set"]),
+        (None, ["mesh: the node's settings, or what it publishes, are others than were set"]),
+    ],
+)
+def test_a_node_that_somebody_changed(now: str | None, told: list[str]) -> None:
+    spec = meshed()
+    packages = {**prepared.packages(), "tailscale": shaped.package("1.102.3", held=True)}
+    facts = prepared.facts(spec, mesh=now, mesh_noted="a" * 12, packages=packages)
+    assert said(spec, facts) == told
+    assert repairs(HOST, spec, facts) == ({"mesh": 1} if told else {})

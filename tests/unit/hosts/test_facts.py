@@ -34,6 +34,12 @@ def test_a_healthy_host_has_no_problems() -> None:
     assert Facts.model_validate_json(facts.model_dump_json(), strict=True) == facts
 
 
+def test_the_node_as_it_is_and_as_it_was_left() -> None:
+    facts = parsed(mesh="0123456789ab\n", mesh_noted="aaaabbbbcccc\n")
+    assert (facts.mesh, facts.mesh_noted) == ("0123456789ab", "aaaabbbbcccc")
+    assert (parsed().mesh, parsed().mesh_noted) == (None, None)
+
+
 def test_the_firewall_that_is_loaded_and_the_one_that_was_confirmed() -> None:
     facts = parsed(firewall="0123456789ab\n", firewall_noted="aaaabbbbcccc\n")
     assert (facts.firewall, facts.firewall_confirmed) == ("0123456789ab", "aaaabbbbcccc")
