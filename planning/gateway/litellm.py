@@ -96,9 +96,6 @@ ENV = {
     "NO_REDOC": "True",
     "NO_OPENAPI": "True",
     "GRACEFUL_SHUTDOWN_TIMEOUT": str(DRAIN_S),
-    # Its own 300 s would keep asking an engine's former address after its container, or its host's node in the mesh,
-    # has got another one (seen).
-    "AIOHTTP_TTL_DNS_CACHE": "5",
     # While an engine computes, its connection says nothing: the kernel asks whether the host is there, and takes 15 s
     # of silence (5, and 5 times 2) for its end. LiteLLM's `constants.py` has these names.
     "AIOHTTP_SO_KEEPALIVE": "True",
