@@ -85,6 +85,13 @@ def front_conf(host: str, spec: StackSpec) -> str:
         proxy_connect_timeout 2s;
         proxy_read_timeout {read_timeout}s;
 
+        # An engine that has just gone isn't one that takes too long: LiteLLM asks another replica after 502 alone.
+        error_page 504 = @late;
+        location @late {{
+            if ($upstream_connect_time = "-") {{ return 502; }}
+            return 504;
+        }}
+
         location ~ "^/(?<engine>{ENGINES})/(?<path>{"|".join(PATHS)})$" {{
             proxy_pass http://$engine:{VLLM_PORT}/$path;
         }}
