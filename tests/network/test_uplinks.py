@@ -214,6 +214,7 @@ def test_an_uplink_dies_and_what_was_dialled_is_back_by_the_other(
         assert f"ended TCP connections of {world.address(0)}: " in journal(applied.host)
 
 
+@pytest.mark.campaign
 def test_the_mesh_is_back_by_the_first_that_answers(applied: Target, world: World, mesh: Client) -> None:
     """As the test before has left it: by the second. The first answers again, and isn't stable yet."""
     world.mend(0)
@@ -250,6 +251,7 @@ def test_the_preferred_uplink_is_used_again_when_it_is_stable_and_connections_st
     assert client.last()[1:] == (world.address(1), port)
 
 
+@pytest.mark.campaign
 def test_where_both_are_dead_the_last_is_kept_and_the_first_that_answers_is_taken(both: Target, world: World) -> None:
     world.kill(0)
     soon(lambda: default_by(both.host) == world.gateway(1), "the second")
@@ -260,6 +262,7 @@ def test_where_both_are_dead_the_last_is_kept_and_the_first_that_answers_is_take
     soon(lambda: default_by(both.host) == world.gateway(0), "the first")
 
 
+@pytest.mark.campaign
 def test_what_another_program_removes_is_there_again(both: Target, world: World) -> None:
     """systemd-networkd does, when it starts: ManageForeignRoutes=, ManageForeignRoutingPolicyRules=."""
     was = routes(both.host)
@@ -274,6 +277,7 @@ def test_what_another_program_removes_is_there_again(both: Target, world: World)
     soon(lambda: default_by(both.host) == world.gateway(0), "ours")
 
 
+@pytest.mark.campaign
 def test_a_reboot_restores_all(both: Target, world: World) -> None:
     both.host.reboot()
     soon(lambda: default_by(both.host) == world.gateway(0), "the first")
