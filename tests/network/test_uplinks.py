@@ -6,7 +6,8 @@ other, as providers do. The internet is a network behind it. An uplink dies beyo
 router answers, and nothing that goes further is heard of again.
 
 A TCP client that dials again when its connection is silent stands in for a tunnel's connector. The mesh is real:
-headscale and another node are in the internet. The tests share the host and run in the order in which they stand here.
+headscale and another node are in the internet. The tests share the host and run in the order in which they stand here;
+the long ones, which each go on from the one before, are a campaign.
 """
 
 import json
@@ -228,6 +229,7 @@ def test_the_mesh_is_back_by_the_first_that_answers(applied: Target, world: Worl
     assert default_by(applied.host) == world.gateway(0)
 
 
+@pytest.mark.campaign
 def test_the_preferred_uplink_is_used_again_when_it_is_stable_and_connections_stay(
     both: Target, world: World, client: Client
 ) -> None:
@@ -285,6 +287,7 @@ def test_a_reboot_restores_all(both: Target, world: World) -> None:
     assert both.run("uplinks").strip() == QUIET
 
 
+@pytest.mark.campaign
 def test_undone_routes_and_rules_are_as_before(both: Target, before: list[str]) -> None:
     both.host.inside(f"rm -r /etc/systemd/system/{PROGRAM}.service.d")
     out = both.run("uplinks", what="undo")
