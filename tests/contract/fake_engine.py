@@ -1,8 +1,9 @@
 """A stand-in for vLLM's API, standard library only: runs alone in a container and answers for every replica.
 
 Which replica is asked is read from the Host header (`chat-0:8000`). What a request wants is in its last message or
-prompt: `tokens=5 delay=0.1`: five tokens, 0.1 s before each. `POST /fail {"chat-0": 500}` makes a replica answer so
-from now on; `GET /seen` says what came, and how many answers were cut by clients that left.
+prompt: `tokens=5 delay=0.1`: five tokens, 0.1 s before each; `tokens=5 asked=1`: each token after the first waits for
+one `POST /go`. `POST /fail {"chat-0": 500}` makes a replica answer so from now on; `GET /seen` says what came, and how
+many answers were cut by clients that left.
 """
 
 import json
@@ -17,6 +18,7 @@ from typing import Any
 seen: list[dict[str, Any]] = []
 state: dict[str, Any] = {"fail": {}, "cut": 0}
 lock = threading.Lock()
+go = threading.Semaphore(0)
 
 
 class Engine(BaseHTTPRequestHandler):
@@ -37,6 +39,9 @@ class Engine(BaseHTTPRequestHandler):
             seen.clear()
             state["cut"] = 0
             return self.reply(200, {})
+        if self.path == "/go":
+            go.release()
+            return self.reply(200, {})
         replica = self.headers["Host"].split(":")[0]
         with lock:
             seen.append({"replica": replica, "path": self.path, "body": body, "headers": dict(self.headers)})
@@ -50,10 +55,10 @@ class Engine(BaseHTTPRequestHandler):
             usage = {"prompt_tokens": 3, "total_tokens": 3}
             return self.reply(200, {"object": "list", "data": data, "model": body["model"], "usage": usage})
         text = body["messages"][-1]["content"] if "messages" in body else body["prompt"]
-        wants = dict(re.findall(r"(tokens|delay)=([\d.]+)", text))
+        wants = dict(re.findall(r"(tokens|delay|asked)=([\d.]+)", text))
         tokens, delay = int(wants.get("tokens", 3)), float(wants.get("delay", 0))
         if body.get("stream"):
-            return self.stream(body, tokens, delay)
+            return self.stream(body, tokens, delay, asked="asked" in wants)
         end = time.monotonic() + tokens * delay
         while time.monotonic() < end:
             if self.client_left(min(0.05, end - time.monotonic())):
@@ -80,7 +85,9 @@ class Engine(BaseHTTPRequestHandler):
             "usage": {"prompt_tokens": 7, "completion_tokens": tokens, "total_tokens": 7 + tokens},
         }
 
-    def stream(self, body: dict[str, Any], tokens: int, delay: float, breaks: bool = False) -> None:
+    def stream(
+        self, body: dict[str, Any], tokens: int, delay: float, breaks: bool = False, asked: bool = False
+    ) -> None:
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Connection", "close")
@@ -91,7 +98,7 @@ class Engine(BaseHTTPRequestHandler):
         head["object"] = "chat.completion.chunk" if chat else "text_completion"
         try:
             for index in range(tokens):
-                if self.client_left(delay):
+                if self.client_left(delay) or (asked and index and not go.acquire(timeout=60)):
                     raise ConnectionResetError
                 last = "stop" if index == tokens - 1 and not breaks else None
                 part = {"delta": {"role": "assistant", "content": "tok "}} if chat else {"text": "tok "}

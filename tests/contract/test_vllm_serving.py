@@ -64,7 +64,10 @@ class Engine:
 def plans() -> ModelPlan:
     stack = spec("dev", stack_file("dev"), weights="random")
     built = Image(ref=need_image("vllm"), starts_in_s=1)
-    return plan_model("chat", stack.model_copy(update={"images": {**stack.images, "vllm-cpu": built}}))
+    # As long as a slow machine may need for the answer that a stop waits for.
+    model = stack.file.models["chat"].model_copy(update={"drain_timeout_s": 120})
+    file = stack.file.model_copy(update={"models": {**stack.file.models, "chat": model}})
+    return plan_model("chat", stack.model_copy(update={"file": file, "images": {**stack.images, "vllm-cpu": built}}))
 
 
 @pytest.fixture(scope="module")

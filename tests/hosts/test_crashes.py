@@ -72,9 +72,9 @@ class Site:
     def run(self, name: str, does: str, *options: str, label: str = SERVING_LABEL) -> None:
         """A replica as Docker runs it for us; it has the folder /told, which is the host's too."""
         options = ("--restart unless-stopped", f"--label {label}", "-v /told:/told", *options)
-        self.host.inside(
-            f"docker run -d --name {name} --stop-timeout 1 {' '.join(options)} {IMAGE} /bin/sh -c '{does}'"
-        )
+        run = f"docker run -d --name {name} --stop-timeout 1 {' '.join(options)} {IMAGE} /bin/sh -c '{does}'"
+        # On a busy machine runc sometimes loses its own first process ("read init-p: connection reset by peer").
+        self.host.inside(f"{run} || {{ docker rm -f {name}; {run}; }}")
 
     def look(self) -> None:
         self.host.inside(f"systemctl start {UNIT}.service")

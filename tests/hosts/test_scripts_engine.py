@@ -91,6 +91,7 @@ def test_cdi_devices_that_are_wrong_are_written_anew(target: Target, how: str) -
 
 def test_cdi_devices_come_back_with_a_boot(target: Target) -> None:
     target.host.reboot()
+    target.host.inside("systemctl is-system-running --wait", check=False)  # SSH answers before Docker has started
     assert target.run("engine").strip() == QUIET
     assert (
         target.host.inside("systemctl is-active nvidia-cdi-refresh.service nvidia-cdi-refresh.path") == "active\nactive"
