@@ -8,9 +8,9 @@ import json
 import ssl
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http.client import HTTPException, HTTPMessage
-from typing import IO, Any, Literal, Protocol
+from typing import IO, Any, Literal, Protocol, TypeVar
 
 from planning.network.policy import Node
 
@@ -19,6 +19,7 @@ KEY_MINUTES = 60
 """How long a key may wait for the one node that joins with it."""
 
 Method = Literal["GET", "POST", "PUT", "DELETE"]
+T = TypeVar("T")
 
 
 class ControlError(Exception):
@@ -54,15 +55,21 @@ class Control(Protocol):
 
 def ask(method: Method, url: str, headers: Mapping[str, str], body: bytes | None = None) -> bytes:
     """One request. Raises Refused for an error that says why, ControlError for anything else."""
-    where = "/".join(url.split("/", 3)[:3])
-    request = urllib.request.Request(url, method=method, data=body, headers=dict(headers))
+    where = _server(url)
     try:
+        request = urllib.request.Request(url, method=method, data=body, headers=dict(headers))
         with _opener().open(request, timeout=TIMEOUT_S) as answer:
             return bytes(answer.read())
     except urllib.error.HTTPError as error:
         raise _refused(where, error) from None
     except (OSError, HTTPException) as error:
         raise ControlError(f"{where} {_unreached(error)}") from None
+    except ValueError:
+        # Its text would quote the credential.
+        says = (
+            "the credential for it, or its address, holds a character that none has (the end of a line?): set it anew"
+        )
+        raise ControlError(f"{where} can't be asked: {says}") from None
 
 
 def ask_json(method: Method, url: str, token: str, body: Mapping[str, Any] | None = None) -> Any:
@@ -70,11 +77,19 @@ def ask_json(method: Method, url: str, token: str, body: Mapping[str, Any] | Non
     sent = None if body is None else json.dumps(body).encode()
     headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
     answer = ask(method, url, headers, sent)
+    return understood(url, lambda: json.loads(answer or b"{}"))
+
+
+def understood(url: str, read: Callable[[], T]) -> T:
+    """What `read` finds in an answer. Raises ControlError where it is another's than a control plane's."""
     try:
-        return json.loads(answer or b"{}")
-    except ValueError:
-        where = "/".join(url.split("/", 3)[:3])
-        raise ControlError(f"{where} does not answer as a control plane does: check `login_server`") from None
+        return read()
+    except (ValueError, LookupError, TypeError, AttributeError):
+        raise ControlError(f"{_server(url)} does not answer as a control plane does: check `login_server`") from None
+
+
+def _server(url: str) -> str:
+    return "/".join(url.split("/", 3)[:3])
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):

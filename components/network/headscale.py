@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from components.network.control import KEY_MINUTES, ControlError, Method, Refused, ask_json
+from components.network.control import KEY_MINUTES, ControlError, Method, Refused, ask_json, understood
 from planning.network.policy import Node
 
 NEW_KEY = "`headscale apikeys create` there, and `pulumi config set --secret inference-stack:headscaleApiKey`"
@@ -24,15 +24,17 @@ class Headscale:
     def mint_key(self, tags: Sequence[str], minutes: int = KEY_MINUTES) -> str:
         until = (datetime.now(UTC) + timedelta(minutes=minutes)).strftime("%Y-%m-%dT%H:%M:%SZ")
         asked = {"reusable": False, "ephemeral": False, "aclTags": list(tags), "expiration": until}
-        return str(self._ask("POST", "preauthkey", asked)["preAuthKey"]["key"])
+        made = self._ask("POST", "preauthkey", asked)
+        return understood(self.url, lambda: str(made["preAuthKey"]["key"]))
 
     def policy(self) -> str | None:
         try:
-            return str(self._ask("GET", "policy")["policy"])
+            found = self._ask("GET", "policy")
         except Refused as error:
             if "policy not found" in error.says:
                 return None
             raise
+        return understood(self.url, lambda: str(found["policy"]))
 
     def check_policy(self, text: str) -> None:
         """Its tests are run against the nodes that there are."""
@@ -49,7 +51,8 @@ class Headscale:
             raise
 
     def nodes(self) -> tuple[Node, ...]:
-        return tuple(_node(node) for node in self._ask("GET", "node").get("nodes", []))
+        found = self._ask("GET", "node")
+        return understood(self.url, lambda: tuple(_node(node) for node in found.get("nodes", [])))
 
     def delete_node(self, node: str) -> None:
         try:
@@ -60,7 +63,8 @@ class Headscale:
 
     def users(self) -> frozenset[str]:
         """All people, by every name that a policy may call them."""
-        return frozenset(name for user in self._ask("GET", "user").get("users", []) for name in _names(user))
+        found = self._ask("GET", "user")
+        return understood(self.url, lambda: frozenset(name for user in found.get("users", []) for name in _names(user)))
 
     def _ask(self, method: Method, path: str, body: Mapping[str, Any] | None = None) -> Any:
         try:

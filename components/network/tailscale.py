@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from components.network.control import KEY_MINUTES, ControlError, Method, Refused, ask, ask_json
+from components.network.control import KEY_MINUTES, ControlError, Method, Refused, ask, ask_json, understood
 from planning.network.policy import Node
 
 API = "https://api.tailscale.com"
@@ -33,23 +33,26 @@ class Tailscale:
     def mint_key(self, tags: Sequence[str], minutes: int = KEY_MINUTES) -> str:
         asked = {"reusable": False, "ephemeral": False, "preauthorized": True, "tags": list(tags)}
         body = {"capabilities": {"devices": {"create": asked}}, "expirySeconds": minutes * 60}
-        return str(self._ask("POST", "tailnet/-/keys", body)["key"])
+        made = self._ask("POST", "tailnet/-/keys", body)
+        return understood(self.api, lambda: str(made["key"]))
 
     def policy(self) -> str | None:
         headers = {"Authorization": f"Bearer {self._token}", "Accept": "application/hujson"}
-        return ask("GET", f"{self.api}/api/v2/tailnet/-/acl", headers).decode()
+        found = ask("GET", f"{self.api}/api/v2/tailnet/-/acl", headers)
+        return understood(self.api, found.decode)
 
     def check_policy(self, text: str) -> None:
         """A policy that is refused is answered with 200 and a message."""
         headers = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/hujson"}
         answer = ask("POST", f"{self.api}/api/v2/tailnet/-/acl/validate", headers, text.encode())
-        said = json.loads(answer or b"{}")
+        said = understood(self.api, lambda: dict(json.loads(answer or b"{}")))
         if said.get("message"):
             failed = [str(one) for entry in said.get("data") or [] for one in entry.get("errors") or []]
             raise Refused(self.api, 200, "\n".join([str(said["message"]), *failed]))
 
     def nodes(self) -> tuple[Node, ...]:
-        return tuple(_node(device) for device in self._ask("GET", "tailnet/-/devices").get("devices", []))
+        found = self._ask("GET", "tailnet/-/devices")
+        return understood(self.api, lambda: tuple(_node(device) for device in found.get("devices", [])))
 
     def delete_node(self, node: str) -> None:
         try:
@@ -67,7 +70,7 @@ class Tailscale:
             answer = ask("POST", f"{self.api}/api/v2/oauth/token", headers, urllib.parse.urlencode(form).encode())
         except Refused:
             raise ControlError(f"{self.api} does not know the OAuth client, or it was revoked: {NEW_CLIENT}") from None
-        return str(json.loads(answer)["access_token"])
+        return understood(self.api, lambda: str(json.loads(answer)["access_token"]))
 
     def _ask(self, method: Method, path: str, body: Mapping[str, Any] | None = None) -> Any:
         try:

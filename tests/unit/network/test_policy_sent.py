@@ -6,6 +6,7 @@ follows: Tailscale's own Go client, github.com/tailscale/tailscale-client-go/v2,
 
 import json
 import threading
+import traceback
 import urllib.parse
 from collections.abc import Iterator
 from functools import cache
@@ -271,6 +272,41 @@ def test_an_answer_that_is_none_is_told_in_one_line(recorder: Recorder, code: in
     assert told in str(raised.value)
     assert "\n" not in str(raised.value)
     assert len(recorder.asked) == 1, "a redirect would have had the key"
+
+
+@pytest.mark.parametrize("answer", ["<html>", "[]", "{}", '{"nodes": [{}], "devices": [{}], "preAuthKey": 1}'])
+@pytest.mark.parametrize("what", ["policy", "mint_key", "nodes"])
+def test_what_another_says_with_status_200_is_told_in_one_line(recorder: Recorder, what: str, answer: str) -> None:
+    for path in ("v1/policy", "v1/node", "v2/tailnet/-/devices"):
+        recorder.answers["GET", f"/api/{path}"] = (200, answer)
+    for path in ("v1/preauthkey", "v2/tailnet/-/keys"):
+        recorder.answers["POST", f"/api/{path}"] = (200, answer)
+    asked: list[Headscale | Tailscale] = [Headscale(recorder.url, "key")]
+    if what != "policy":  # whose text is taken as it is
+        asked.append(recorder.tailscale())
+    for control in asked:
+        if what == "nodes" and answer == "{}":
+            assert control.nodes() == ()
+            continue
+        with pytest.raises(ControlError, match=r"^http://\S+ does not answer as a control plane does: .*$"):
+            control.mint_key(("tag:x",)) if what == "mint_key" else getattr(control, what)()
+
+
+@pytest.mark.parametrize("answer", ["<html>", "{}"])
+def test_who_answers_in_place_of_tailscale_is_told(recorder: Recorder, answer: str) -> None:
+    recorder.answers["POST", "/api/v2/tailnet/-/acl/validate"] = (200, "<html>")
+    with pytest.raises(ControlError, match="does not answer as a control plane does"):
+        recorder.tailscale().check_policy("{}")
+    recorder.answers["POST", "/api/v2/oauth/token"] = (200, answer)
+    with pytest.raises(ControlError, match="does not answer as a control plane does"):
+        recorder.tailscale().nodes()
+
+
+@pytest.mark.parametrize("key", ["hskey-api-1-secret\r", "hskey-api\n1-secret", "hskey-api…1-secret"])
+def test_a_key_that_no_request_can_carry_is_told_without_quoting_it(recorder: Recorder, key: str) -> None:
+    with pytest.raises(ControlError, match="can't be asked: the credential for it") as raised:
+        Headscale(recorder.url, key).nodes()
+    assert "secret" not in "".join(traceback.format_exception(raised.value))
 
 
 def test_a_headscale_that_is_not_there_is_told() -> None:
