@@ -11,7 +11,7 @@ def own_tailnet(plan: PolicyPlan, opts: ResourceOptions) -> list[Resource]:
 
     A policy that is not Tailscale's first one is replaced only once its owner said so: the plugin refuses otherwise.
     The OAuth client is the plugin's own setting, `tailscale:oauthClientId` and `tailscale:oauthClientSecret`. Leaving
-    the spec leaves the policy as it is.
+    the spec leaves both as they are: without MagicDNS, no stack's nodes would find each other.
     """
     policy = tailscale.Acl(
         "tailnet-policy",
@@ -20,5 +20,6 @@ def own_tailnet(plan: PolicyPlan, opts: ResourceOptions) -> list[Resource]:
         reset_acl_on_destroy=False,
         opts=opts,
     )
-    names = tailscale.DnsPreferences("tailnet-names", magic_dns=True, opts=opts)
+    kept = ResourceOptions.merge(opts, ResourceOptions(retain_on_delete=True))
+    names = tailscale.DnsPreferences("tailnet-names", magic_dns=True, opts=kept)
     return [policy, names]

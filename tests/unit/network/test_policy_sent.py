@@ -83,6 +83,12 @@ def test_nodes_find_each_other_by_name() -> None:
     assert dict(the(NAMES, made()).inputs) == {"magicDns": True}
 
 
+def test_a_stack_that_leaves_takes_no_names_from_the_others() -> None:
+    """The plugin turns MagicDNS off for the whole tailnet when its resource is deleted
+    (terraform-provider-tailscale, resource_dns_preferences.go)."""
+    assert the(NAMES, made()).request.retainOnDelete
+
+
 def test_tailscale_gets_tests_of_nodes_that_are_yet_to_join() -> None:
     """https://tailscale.com/docs/reference/syntax/policy-file#tests names tags, not nodes."""
     tests = read(the(ACL, made()).inputs["acl"])["tests"]
