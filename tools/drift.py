@@ -22,7 +22,7 @@ from stack_configs.problems import SpecError
 from stack_configs.schema.facts import Facts
 from stack_configs.schema.reached import over_ssh
 from tools.facts import ask_all, chosen
-from tools.invite import is_out
+from tools.invite import is_out, rejoins
 from tools.stack import NAMESPACE, load_stack
 
 LOST = Difference(step="join", says="is no node of the mesh any more: it joins again")
@@ -50,7 +50,7 @@ def run(stack: str, only: str | None, root: Path, *, raise_counters: bool = True
     out = tuple(name for name, answer in answers.items() if isinstance(answer, str) and is_out(plan_host(name, spec)))
     found |= dict.fromkeys(out, (LOST,))
     raised = {name: steps for name, facts in asked.items() if (steps := repairs(name, spec, facts, before.get(name)))}
-    raised |= {name: {"join": spec.repairs.get(name, {}).get("join", 0) + 1} for name in out}
+    raised |= {name: {"join": counter} for name in out if (counter := rejoins(plan_host(name, spec)))}
     print("\n".join(told(found)))
     unread = [f"{name}: could not be read: {why}" for name, facts in asked.items() for why in facts.problems]
     failed = [why for name, why in answers.items() if isinstance(why, str) and name not in out]

@@ -7,11 +7,15 @@ from pathlib import Path
 import pytest
 import yaml
 
+from planning.hosts.plan import HostPlan
+from planning.hosts.steps import plan_host
 from stack_configs.schema.facts import Facts
 from stack_configs.schema.stack import StackSpec
 from tests.unit.hosts import prepared, shaped
-from tools import drift
+from tests.unit.network import mesh
+from tools import drift, invite
 from tools.setup import paths
+from tools.ssh import Completed
 
 HOST = shaped.HOST
 SPEC = prepared.spec(shaped.host(reboot="allowed"))
@@ -75,12 +79,35 @@ def test_a_host_that_has_lost_its_place_in_the_mesh_joins_again(
     monkeypatch: pytest.MonkeyPatch, pulumi: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(drift, "is_out", lambda plan: plan.name == HOST)
+    monkeypatch.setattr(drift, "rejoins", lambda plan: int(plan.name == HOST))
     assert run(monkeypatch, {HOST: f"{HOST}: the name is unknown here"}, pulumi) == 1
     said = capsys.readouterr()
     assert said.out.splitlines()[1] == "  join    is no node of the mesh any more: it joins again"
     assert said.err == ""
     config = yaml.safe_load((pulumi / "Pulumi.prod.yaml").read_text())["config"]
     assert config == {"inference-stack:repairs": {HOST: {"join": 1}}}
+
+
+@pytest.mark.parametrize(
+    ("raised", "noted", "counter"),
+    [
+        pytest.param(0, "by 0", 1, id="lost since it joined"),
+        pytest.param(1, "by 0", 1, id="asked again before the next up"),
+        pytest.param(1, "by 1", 2, id="lost again since that up"),
+        pytest.param(0, "another", 0, id="up has it join anyway"),
+        pytest.param(1, "", 2, id="the note is gone too"),
+    ],
+)
+def test_until_an_up_ran_joining_again_is_asked_for_once(
+    monkeypatch: pytest.MonkeyPatch, raised: int, noted: str, counter: int
+) -> None:
+    def plan(repairs: int) -> HostPlan:
+        return plan_host(HOST, mesh.prod().model_copy(update={"repairs": {HOST: {"join": repairs}}}))
+
+    notes = {f"by {repairs}": plan(repairs).steps[0].digest for repairs in (0, 1)}
+    said = Completed(rc=0, out=f"{notes.get(noted, noted)}\n", err="")
+    monkeypatch.setattr(invite, "run_script", lambda *_args, **_words: said)
+    assert invite.rejoins(plan(raised)) == counter
 
 
 def test_asked_again_it_raises_nothing_more(monkeypatch: pytest.MonkeyPatch, pulumi: Path) -> None:
