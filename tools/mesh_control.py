@@ -12,7 +12,7 @@ from components.network.headscale import NEW_KEY, Headscale
 from components.network.mesh_policy import Write
 from components.network.tailscale import NEW_CLIENT, Tailscale
 from planning.network.compare import difference, read
-from planning.network.policy import Node, is_ours, policy, present, stale_nodes, tag, text
+from planning.network.policy import Node, is_ours, mistagged, own_tags, policy, present, stale_nodes, tags, text
 from stack_configs.schema.network import Mesh
 from stack_configs.schema.stack import StackSpec
 
@@ -103,8 +103,19 @@ def remove_stale(spec: StackSpec, control: Control, *, every: bool = False) -> t
     Returns those that were removed. Raises ControlError.
     """
     nodes = control.nodes()
-    own = {tag(spec.stack, gateway=True), tag(spec.stack, gateway=False)}
+    own = own_tags(spec.stack)
     gone = tuple(node for node in nodes if own & set(node.tags)) if every else stale_nodes(spec, nodes)
     for node in gone:
         control.delete_node(node.id)
     return gone
+
+
+def retag(spec: StackSpec, control: Control) -> tuple[Node, ...]:
+    """Give the stack's nodes the tags that are theirs since the gateway moved: else the policy would cut them off.
+
+    Returns those that had others. Raises ControlError.
+    """
+    others = mistagged(spec, control.nodes())
+    for node in others:
+        control.set_tags(node.id, tags(node.name, spec))
+    return others

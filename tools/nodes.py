@@ -1,4 +1,5 @@
-"""Takes nodes out of a stack's mesh whose hosts have left the spec; with --all, every node of the stack.
+"""Takes nodes out of a stack's mesh whose hosts have left the spec, and gives the others their tags where the gateway
+has moved; with --all, takes out every node of the stack.
 
     python -m tools.nodes --stack prod
 
@@ -12,7 +13,7 @@ import sys
 from components.network.control import ControlError
 from stack_configs.load import ROOT
 from stack_configs.problems import SpecError
-from tools.mesh_control import control_of, remove_stale
+from tools.mesh_control import control_of, remove_stale, retag
 from tools.stack import load_stack
 
 
@@ -24,11 +25,17 @@ def main() -> int:
     try:
         spec = load_stack(args.stack, ROOT)
         mesh = spec.file.network.mesh
-        gone = remove_stale(spec, control_of(args.stack, mesh, ROOT), every=args.all) if mesh else ()
+        if mesh is None:
+            return 0
+        control = control_of(args.stack, mesh, ROOT)
+        gone = remove_stale(spec, control, every=args.all)
+        done = [f"removed {', '.join(node.name for node in gone)}"] if gone else []
+        if not args.all and (others := retag(spec, control)):
+            done.append(f"set the tags of {', '.join(node.name for node in others)}")
     except (SpecError, ControlError) as error:
         print(f"nodes that left are still in the mesh: {error}", file=sys.stderr)
         return 2
-    print(", ".join(node.name for node in gone))
+    print("; ".join(done))
     return 0
 
 

@@ -15,7 +15,7 @@ from components.network.control import Control, ControlError
 from components.network.headscale import Headscale
 from planning.network.compare import beyond, difference, lacking, read
 from planning.network.picture import table
-from planning.network.policy import Policy, is_ours, policy, present, rules, stale_nodes, text
+from planning.network.policy import Policy, is_ours, mistagged, policy, present, rules, stale_nodes, tags, text
 from stack_configs.load import ROOT
 from stack_configs.problems import SpecError
 from stack_configs.schema.stack import StackSpec
@@ -117,12 +117,16 @@ def next_step(spec: StackSpec, found: str | None, root: Path, *, take_over: bool
 
 
 def stale(spec: StackSpec, control: Control, *, remove: bool) -> int:
-    """Tell of nodes whose hosts have left the spec, or remove them; the exit status."""
+    """Tell of nodes whose hosts have left the spec, or remove them, and of nodes with others' tags; the exit status."""
     gone = remove_stale(spec, control) if remove else stale_nodes(spec, control.nodes())
+    others = mistagged(spec, control.nodes())
+    for node in others:
+        have, wanted = ", ".join(node.tags), ", ".join(tags(node.name, spec))
+        print(f"{node.name} has the tag {have} since before the gateway moved: the next `make up` sets {wanted}")
     for node in gone:
         what = "was removed from the mesh" if remove else "is in the mesh yet, with this stack's tags: REMOVE=yes"
         print(f"{node.name} is no host of {spec.stack}: it {what}")
-    return 1 if gone and not remove else 0
+    return 1 if others or (gone and not remove) else 0
 
 
 def indented(lines: list[str]) -> list[str]:

@@ -52,6 +52,9 @@ class Control(Protocol):
     def delete_node(self, node: str) -> None:
         """Remove a node from the mesh, by its id; one that is gone already is no error."""
 
+    def set_tags(self, node: str, tags: Sequence[str]) -> None:
+        """Replace a node's tags, by its id. Its connections follow the policy for the new ones."""
+
 
 def ask(method: Method, url: str, headers: Mapping[str, str], body: bytes | None = None) -> bytes:
     """One request. Raises Refused for an error that says why, ControlError for anything else."""

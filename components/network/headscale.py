@@ -61,6 +61,9 @@ class Headscale:
             if error.code != 404:
                 raise
 
+    def set_tags(self, node: str, tags: Sequence[str]) -> None:
+        self._ask("POST", f"node/{int(node)}/tags", {"tags": list(tags)})
+
     def users(self) -> frozenset[str]:
         """All people, by every name that a policy may call them."""
         found = self._ask("GET", "user")

@@ -61,6 +61,9 @@ class Tailscale:
             if error.code != 404:
                 raise
 
+    def set_tags(self, node: str, tags: Sequence[str]) -> None:
+        self._ask("POST", f"device/{urllib.parse.quote(node, safe='')}/tags", {"tags": list(tags)})
+
     @cached_property
     def _token(self) -> str:
         """Valid for an hour. Source: https://tailscale.com/docs/features/oauth-clients."""

@@ -58,6 +58,11 @@ def tag(stack: str, *, gateway: bool) -> str:
     return f"tag:inference-{stack}-{'gateway' if gateway else 'host'}"
 
 
+def own_tags(stack: str) -> frozenset[str]:
+    """All tags that nodes of the stack may have."""
+    return frozenset((tag(stack, gateway=True), tag(stack, gateway=False)))
+
+
 def tags(host: str, spec: StackSpec) -> tuple[str, ...]:
     """The tags of a host's node in the mesh: which stack it is of, and whether it is the gateway's."""
     return (tag(spec.stack, gateway=host == gateway_host(spec)),)
@@ -207,13 +212,23 @@ def stale_nodes(spec: StackSpec, nodes: Iterable[Node]) -> tuple[Node, ...]:
     A host that joins anew beside its old self is called `<host>-1` or so by the control plane. While one like that is
     connected it may be the living one, and stays.
     """
-    own = {tag(spec.stack, gateway=True), tag(spec.stack, gateway=False)}
+    own = own_tags(spec.stack)
 
     def may_live(node: Node) -> bool:
         return node.online and any(node.name.startswith(f"{host}-") for host in spec.file.hosts)
 
     return tuple(
         node for node in nodes if own & set(node.tags) and node.name not in spec.file.hosts and not may_live(node)
+    )
+
+
+def mistagged(spec: StackSpec, nodes: Iterable[Node]) -> tuple[Node, ...]:
+    """Nodes of the stack's hosts with another tag of the stack than is theirs: since they joined, the gateway moved."""
+    own = own_tags(spec.stack)
+    return tuple(
+        node
+        for node in nodes
+        if own & set(node.tags) and node.name in spec.file.hosts and set(node.tags) != set(tags(node.name, spec))
     )
 
 

@@ -83,7 +83,7 @@ def test_nodes_of_hosts_that_left_go_once_all_else_is_done(
 @pytest.mark.parametrize(
     ("status", "said", "told"),
     [
-        (0, "studio-9, studio-8\n", "removed studio-9, studio-8"),
+        (0, "removed studio-9, studio-8\n", "removed studio-9, studio-8"),
         (0, "\n", "none to remove"),
         (2, "nodes that left are still in the mesh: there is no API key\n", "nodes that left are still in the mesh"),
     ],
@@ -103,3 +103,21 @@ def test_a_control_plane_that_cannot_be_asked_fails_nothing(
         step.close()
     assert step.note
     assert told in step.note
+
+
+@pytest.mark.parametrize(
+    ("text", "in_mesh"),
+    [
+        pytest.param("network:\n  mesh:\n    control: tailscale\n", True, id="in lines"),
+        pytest.param("network: {mesh: {control: tailscale}}\n", True, id="in one line"),
+        pytest.param('"network": {"mesh": {"control": "tailscale"}}\n', True, id="as JSON"),
+        pytest.param("network:\n  # mesh: later\n  firewall: {}\n", False, id="in a comment"),
+    ],
+)
+def test_a_stack_in_a_mesh_is_known_by_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, in_mesh: bool
+) -> None:
+    (tmp_path / "stack_configs").mkdir()
+    (tmp_path / "stack_configs" / "prod.yaml").write_text(text)
+    monkeypatch.setattr(paths, "REPO", tmp_path)
+    assert over_ssh.is_in_mesh("prod") is in_mesh

@@ -26,7 +26,7 @@ from tests.hosts.engine import Project, plain
 from tests.network import programs
 from tests.unit.network.mesh import DOMAIN, both, prod
 from tools import policy as command
-from tools.mesh_control import digest, remove_stale, write_policy, writer
+from tools.mesh_control import digest, remove_stale, retag, write_policy, writer
 
 STARTS_WITHIN_S = 30
 GATEWAY, HOST, LAB = "tag:inference-prod-gateway", "tag:inference-prod-host", "tag:inference-lab-gateway"
@@ -213,6 +213,22 @@ def test_nodes_whose_host_left_the_spec_are_removed_and_no_others(joined: Server
     left = {node.name for node in joined.asked.nodes()}
     assert left == {"studio-1", "studio-2", "lab-1", "kims-laptop", "anns-laptop", "bos-laptop"}
     joined.asked.delete_node("9999")
+
+
+def test_where_the_gateway_has_moved_the_nodes_tags_follow(joined: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    spec = at(joined, both())
+    moved = spec.model_copy(
+        update={
+            "file": spec.file.model_copy(update={"gateway": spec.file.gateway.model_copy(update={"host": "studio-2"})})
+        }
+    )
+    status, said = told(moved, joined, capsys)
+    assert (status, f"studio-1 has the tag {GATEWAY} since before the gateway moved" in said) == (1, True)
+    assert [node.name for node in retag(moved, joined.asked)] == ["studio-1", "studio-2"]
+    assert told(moved, joined, capsys)[0] == 0
+    retag(spec, joined.asked)
+    found = {node.name: node.tags for node in joined.asked.nodes()}
+    assert (found["studio-1"], found["studio-2"]) == ((GATEWAY,), (HOST,))
 
 
 # What `pulumi up` does of it.

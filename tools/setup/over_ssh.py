@@ -19,7 +19,7 @@ from tools.setup.progress import SetupError, Step, run_step, run_steps
 from tools.setup.up import example, pulumi_errors, pulumi_warnings, read_outputs
 
 _OVER_SSH = re.compile(r"^[^#\n]*\bkind:\s*[\"']?ssh\b", re.MULTILINE)
-_MESH = re.compile(r"^\s+mesh:", re.MULTILINE)
+_MESH = re.compile(r"^[^#\n]*\bmesh[\"']?:", re.MULTILINE)
 TUNNEL_S = 20
 """For ssh to log in and to listen."""
 
@@ -121,8 +121,8 @@ def forget_nodes(stack: str, step: Step, env: dict[str, str], *words: str) -> No
     """Take hosts that have left out of the mesh. Where that can't be done it is told: nothing else waits for it."""
     argv = [str(paths.VENV / "bin" / "python"), "-m", "tools.nodes", "--stack", stack, *words]
     try:
-        gone = step.run(argv, cwd=paths.REPO, env=env, remedy="`make policy` tells of them").strip()
-        step.note = f"removed {gone}" if gone else "none to remove"
+        done = step.run(argv, cwd=paths.REPO, env=env, remedy="`make policy` tells of them").strip()
+        step.note = done or "none to remove"
     except SetupError as error:
         step.note = error.reason.strip().splitlines()[-1]
 

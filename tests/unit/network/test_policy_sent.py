@@ -240,6 +240,14 @@ def test_a_node_is_deleted_by_its_id_and_one_that_is_gone_is_no_error(recorder: 
     recorder.tailscale().delete_node("gone")
 
 
+def test_tags_are_set_by_the_nodes_id(recorder: Recorder) -> None:
+    """tailscale-client-go/v2, devices.go: SetTags, /device/{id}/tags."""
+    recorder.answers["POST", "/api/v2/device/n1/tags"] = (200, "")
+    recorder.tailscale().set_tags("n1", ("tag:x",))
+    assert recorder.last()[:2] == ("POST", "/api/v2/device/n1/tags")
+    assert json.loads(recorder.last()[3]) == {"tags": ["tag:x"]}
+
+
 @pytest.mark.parametrize(
     ("answers", "told"),
     [
