@@ -22,7 +22,7 @@ clean: ## down, then remove the model cache, images and caches of ours
 	@$(SETUP) clean --stack $(STACK)
 
 preview: ## what would change, what restarts, and for how long
-	@. ./activate && $(PY) -m tools.report --stack $(STACK)
+	@$(SETUP) preview --stack $(STACK)
 
 plan: dev ## which models fit, for how many users (STACK=prod, or MODEL=config.json GPU="RTX 4090")
 	$(PY) -m tools.fit $(if $(MODEL),--model $(MODEL) --gpu "$(GPU)",--stack $(STACK)) \

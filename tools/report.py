@@ -352,7 +352,8 @@ def main() -> int:
             return 1
         status, said = done.returncode, done.stderr.strip()
         if "no stack named" in said:
-            print(f"there is no stack {args.stack} here yet: run `make up STACK={args.stack}` first", file=sys.stderr)
+            instead = f"`make preview STACK={args.stack}` shows what the first `make up` would make"
+            print(f"there is no stack {args.stack} here yet: {instead}", file=sys.stderr)
             return status
         try:
             preview = json.loads(done.stdout)

@@ -19,6 +19,7 @@ from tests.unit.hosts import prepared, shaped
 from tools import report
 
 RECORDED = Path(__file__).parent / "recorded" / "new-images-and-weights.json"
+INSTEAD = "`make preview STACK=dev` shows what the first `make up` would make"
 Step = dict[str, Any]
 
 
@@ -196,7 +197,7 @@ def test_errors_are_told_without_the_language_hosts_traceback() -> None:
         ({"diagnostics": [{"severity": "error", "message": "preview failed"}]}, "error: lost", 255, "error: lost"),
         ({"steps": []}, "", 3, "pulumi preview ended with status 3"),
         (None, "error: incorrect passphrase", 255, "error: incorrect passphrase"),
-        (None, "error: no stack named 'dev' found", 6, "there is no stack dev here yet: run `make up STACK=dev` first"),
+        (None, "error: no stack named 'dev' found", 6, f"there is no stack dev here yet: {INSTEAD}"),
     ],
 )
 def test_ends_as_pulumi_ended(

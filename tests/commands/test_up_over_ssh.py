@@ -60,7 +60,7 @@ def test_what_will_happen_is_shown_before_it_happens(
     assert "Preview" in steps
     said = capsys.readouterr().out
     assert PREVIEW in said
-    assert ("Nothing was changed." in said) == (not goes_on)
+    assert ("Nothing was changed on the hosts." in said) == (not goes_on)
 
 
 @pytest.mark.parametrize("preview", [SAME, ""], ids=["nothing changes", "there is no preview"])

@@ -1,4 +1,4 @@
-"""`make up`, `make logs` and `make down` of a stack on a host over SSH, as a user types them.
+"""`make preview`, `make up`, `make logs` and `make down` of a stack on a host over SSH, as a user types them.
 
 The tests of this module are one story, told in order.
 """
@@ -41,6 +41,14 @@ print(run_step("First question", lambda step: over_ssh.ask("typed", "one", step,
 class Site:
     clone: Clone
     host: Host
+    previewed: str = ""
+    """What a preview said before the first `up`."""
+
+    def kept(self) -> dict[str, bytes]:
+        """The clone's files, but for logs and for where plugins lie."""
+        scratch = [self.clone.path / ".state" / name for name in ("logs", "timings.json", "pulumi")]
+        every = [path for path in self.clone.path.rglob("*") if path.is_file() and ".git" not in path.parts]
+        return {str(path): path.read_bytes() for path in every if not any(path.is_relative_to(at) for at in scratch)}
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +79,24 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         yield Site(clone, host)
 
 
+@pytest.mark.parametrize("stack", ["dev", STACK])
+def test_a_preview_before_the_first_up_tells_what_comes_and_leaves_nothing(site: Site, stack: str) -> None:
+    before, status = site.kept(), site.clone.run("git", "status", "--porcelain").stdout
+    said = site.clone.run("make", "preview", f"STACK={stack}").stdout
+    assert site.kept() == before
+    assert site.clone.run("git", "status", "--porcelain").stdout == status
+    assert sorted(path.name for path in (site.clone.path / ".state").iterdir()) == ["logs", "pulumi", "timings.json"]
+    _, found, site.previewed = said.partition("Nothing of it is kept.\n")
+    assert found, said
+    assert "to create, 0 unchanged" in site.previewed
+    made = ["chat-0", "litellm-0", "nginx"] if stack == "dev" else ["one-base  (command)", "one-engine  (command)"]
+    for name in made:
+        assert f"  create   {name}\n" in site.previewed
+
+
 def test_without_an_agent_it_is_told_what_to_type(site: Site) -> None:
+    preview = site.clone.run("bash", "-c", f"unset SSH_AUTH_SOCK; make preview STACK={STACK}").stdout
+    assert f"Before that, `make up STACK={STACK}` would stop. SSH agent: no SSH agent with a key in it" in preview
     line = f"unset SSH_AUTH_SOCK; make up STACK={STACK}"
     done = site.clone.run("bash", "-c", line, check=False)
     assert done.returncode != 0
@@ -83,6 +108,7 @@ def test_up_prepares_the_host_and_says_what_waits(site: Site) -> None:
     said = site.clone.setup("up").stdout
     assert "command plugin 1.2.1" in said
     assert "made key me" in said
+    assert site.previewed.strip() in said
     assert f"The stack `{STACK}` is as its file says" in said
     assert f"one waits: it has no facts yet: after it was prepared by `pulumi up`, `make facts STACK={STACK}" in said
     assert site.host.ssh("docker version --format '{{.Server.Version}}'").stdout.strip()

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-from tools.setup import down, over_ssh, paths, state, venv
+from tools.setup import down, over_ssh, paths, preview, state, venv
 from tools.setup.progress import NO_SPACE, SetupError, run_step
 from tools.setup.up import parts, up
 
@@ -41,6 +41,7 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     for name, help_ in (
         ("up", "get every part, run `pulumi up`, ask a question"),
+        ("preview", "what `up` would change; before the first one, what it would make"),
         ("down", "destroy what `up` made, except the model cache"),
         ("clean", "down, then remove model cache, images and caches of ours"),
         ("logs", "how the services are, or one service's last lines"),
@@ -50,6 +51,8 @@ def main() -> int:
         command.add_argument("--stack", default="dev")
         if name in ("logs", "key"):
             command.add_argument("name", nargs="?", default="")
+        if name == "preview":
+            command.add_argument("--in-copy", action="store_true", help="of `preview`'s own: this is a copy to delete")
     commands.add_parser("dev", help="the development environment")
     commands.add_parser("parts", help="Docker, Pulumi and the images of the dev stack, for tests; runs nothing")
     commands.add_parser("lock", help="write requirements*.txt anew from pyproject.toml")
@@ -61,6 +64,8 @@ def main() -> int:
                 over_ssh.up(args.stack)
             case "up":
                 up(args.stack)
+            case "preview":
+                return preview.in_copy(args.stack) if args.in_copy else preview.preview(args.stack)
             case "down":
                 down.down(args.stack)
             case "clean":

@@ -90,10 +90,12 @@ def usable_gpus() -> tuple[list[str], str]:
     )
     if smi.returncode != 0:
         return [], f" (nvidia-smi ends with status {smi.returncode})"
+    there = smi.stdout.split()
+    if not shutil.which("docker"):  # a preview comes before `up` has got it
+        return [], f" ({len(there)} left out: no Docker is here yet to say whether it hands them out by CDI)"
     info = subprocess.run(
         ["docker", "info", "--format", "{{json .CDISpecDirs}}"], capture_output=True, text=True, check=False
     )
-    there = smi.stdout.split()
     if info.returncode == 0 and info.stdout.strip() not in ("", "null", "[]"):
         return there, ""
     return [], f" ({len(there)} left out: this Docker hands out none by CDI, see docs/add-a-model.md)"

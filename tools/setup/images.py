@@ -84,9 +84,22 @@ def ensure(
     """
     pins = _wanted(versions or version_set(), names)
     if way == "registry":
-        _pull({f"{p.repository}:{p.tag}" + (f"@{p.digest}" if p.digest else ""): p for p in pins.values()}, step)
+        _pull({_reference(pin): pin for pin in pins.values()}, step)
     else:
         build([pin.built.recipe for pin in pins.values() if pin.built], step, one_by_one=one_by_one)
+
+
+def absent(way: str, versions: VersionSet) -> list[str]:
+    """Of the images that any stack needs, those that `ensure` would get: their names, or recipes."""
+    pins = _wanted(versions, None)
+    if way == "registry":
+        return [name for name, pin in pins.items() if not _exists(_reference(pin))]
+    recipes_ = [recipe for pin in pins.values() if pin.built for recipe in recipes.chain(pin.built.recipe)]
+    return _missing(dict.fromkeys(recipes_))
+
+
+def _reference(pin: ImagePin) -> str:
+    return f"{pin.repository}:{pin.tag}" + (f"@{pin.digest}" if pin.digest else "")
 
 
 def _wanted(versions: VersionSet, names: Iterable[ImageName] | None) -> dict[ImageName, ImagePin]:

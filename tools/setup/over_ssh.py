@@ -38,7 +38,7 @@ def is_in_mesh(stack: str) -> bool:
 def up(stack: str) -> None:
     """Prepare the hosts and run everything on them. Raises SetupError; a second run goes on from what is done."""
     started = time.monotonic()
-    run_step("SSH agent", _check_agent)
+    run_step("SSH agent", check_agent)
     found: engine.Engine = run_steps({"Python packages": venv.ensure, "Pulumi": engine.ensure})["Pulumi"]
     state.prepare(found)
     env = state.environment()
@@ -57,7 +57,7 @@ def up(stack: str) -> None:
         run_step(f"{name.capitalize()} plugin", partial(engine.ensure_plugin, name, pulumi_home=state.pulumi_home(env)))
     run_step("Earlier runs", lambda step: recover.recover(stack, step, env, over_ssh=True))
     if not agreed(run_step("Preview", lambda step: _preview(stack, step, env))):
-        print("Nothing was changed.")
+        print("Nothing was changed on the hosts.")
         return
     for warning in run_step("pulumi up", lambda step: _pulumi_up(stack, step, env)):
         print(warning)
@@ -71,7 +71,7 @@ def up(stack: str) -> None:
     print(report(stack, host, outputs, answer, time.monotonic() - started))
 
 
-def _check_agent(step: Step) -> None:
+def check_agent(step: Step) -> None:
     """Hosts are logged in to with keys of the user's SSH agent, so that no private key is in any state."""
     try:
         done = subprocess.run(["ssh-add", "-l"], capture_output=True, text=True, check=False)

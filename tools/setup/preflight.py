@@ -118,6 +118,8 @@ def _listens(port: int) -> bool:
 
 def _published(stack: str) -> set[int]:
     """Ports that this stack's own containers publish now."""
+    if not shutil.which("docker"):  # a preview comes before `up` has got it
+        return set()
     label = f"label=inference-stack.stack={stack}"
     done = subprocess.run(
         ["docker", "ps", "--filter", label, "--format", "{{.Ports}}"],

@@ -84,12 +84,16 @@ def checkpoint(stack: str) -> Path:
 
 def ensure_stack(stack: str, step: Step, env: dict[str, str]) -> None:
     """Make the Pulumi stack when there is none."""
-    if is_local_backend(env) and checkpoint(stack).exists():
-        return
-    names = [s["name"] for s in json.loads(pulumi(step, env, "stack", "ls", "--json"))]
-    if stack not in names:
+    if not has_stack(stack, step, env):
         pulumi(step, env, "stack", "init", stack, "--no-select")
         step.note = f"made the stack {stack}"
+
+
+def has_stack(stack: str, step: Step, env: dict[str, str]) -> bool:
+    """Whether the backend knows the stack."""
+    if is_local_backend(env) and checkpoint(stack).exists():
+        return True
+    return stack in [s["name"] for s in json.loads(pulumi(step, env, "stack", "ls", "--json"))]
 
 
 def describe(stack: str, step: Step) -> dict[str, Any]:
