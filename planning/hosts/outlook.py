@@ -19,6 +19,9 @@ from stack_configs.schema.stack import StackSpec
 
 Reboots = Literal["no", "maybe", "yes"]
 
+AS_SPECIFIED: tuple[StepName, ...] = ("join", "mesh", "uplinks", "firewall")
+"""Steps whose outcome facts say nothing of: it is told as the spec has it."""
+
 
 def outlook(name: str, spec: StackSpec, runs: Collection[StepName], now: datetime) -> list[str]:
     """Lines on one host over SSH, in whose preview the steps `runs` are to be applied."""
@@ -74,6 +77,9 @@ def _unknown(name: str, spec: StackSpec, runs: Collection[StepName], facts: Fact
 def _known(name: str, spec: StackSpec, facts: Facts, runs: Collection[StepName]) -> Iterator[tuple[str, str]]:
     assert spec.host_versions
     host = spec.file.hosts[name]
+    for step in plan_host(name, spec).steps:
+        if step.name in runs and step.name in AS_SPECIFIED:
+            yield step.name, step.summary
     sets = [
         of for of in wanted(host, spec.host_versions, facts, mesh=spec.file.network.mesh is not None) if of.step in runs
     ]

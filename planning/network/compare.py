@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from planning.network.policy import Policy, Rule, rules, tag
+from planning.network.policy import Policy, Rule, policy, rules, tag
 from stack_configs.schema.stack import StackSpec
 
 TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|//[^\n]*|/\*.*?\*/|,(?=(?:\s|//[^\n]*|/\*.*?\*/)*[}\]])', re.DOTALL)
@@ -36,13 +36,15 @@ def difference(wanted: Policy, found: Policy | None) -> list[str]:
 
 
 def access(made: Policy) -> list[str]:
-    """A line for each connection that a policy of ours grants: `ann@ → tag:inference-prod-gateway tcp:8080`."""
+    """A line for each connection that a policy grants: `ann@ → tag:inference-prod-gateway tcp:8080`."""
+    found = [(grant, port) for grant in made.get("grants") or () for port in grant.get("ip") or ()]
+    shells = made.get("ssh") or ()
+    found += [(rule, f"Tailscale's SSH as {user}") for rule in shells for user in rule.get("users") or ()]
     return [
-        f"{source} → {to} {port}"
-        for grant in made.get("grants") or ()
-        for source in grant["src"]
-        for to in grant["dst"]
-        for port in grant["ip"]
+        f"{source} → {to} {what}"
+        for grant, what in found
+        for source in grant.get("src") or ()
+        for to in grant.get("dst") or ()
     ]
 
 
@@ -57,7 +59,8 @@ class _Grant:
 def lacking(spec: StackSpec, found: Policy) -> list[str]:
     """What this stack needs and the policy drops."""
     grants = list(_grants(found))
-    return [told(rule) for rule in _own(spec) if not any(_lets(grant, rule) for grant in grants)]
+    dropped = [told(rule) for rule in _own(spec) if not any(_lets(grant, rule) for grant in grants)]
+    return [*dropped, *_no_shell(spec, found)]
 
 
 def beyond(spec: StackSpec, found: Policy) -> list[str]:
@@ -76,6 +79,25 @@ def beyond(spec: StackSpec, found: Policy) -> list[str]:
                             ports = f"port {first}" if first == last else f"ports {first} to {last}"
                             lines.append(f"{source} may reach {to}, {ports}")
     return list(dict.fromkeys(lines))
+
+
+def _no_shell(spec: StackSpec, found: Policy) -> Iterator[str]:
+    """Who may not use Tailscale's own SSH, and is to."""
+    groups: dict[str, list[str]] = found.get("groups") or {}
+    rules = [
+        ({one for name in rule.get("src") or () for one in groups.get(name, [name])}, set(rule.get("dst") or ()), rule)
+        for rule in found.get("ssh") or ()
+    ]
+    for wanted in policy(spec.model_copy(update={"neighbours": {}})).get("ssh", ()):
+        for source in wanted["src"]:
+            for to in wanted["dst"]:
+                users: set[str] = set()
+                for sources, targets, rule in rules:
+                    if {source, "autogroup:member"} & sources and {to, "autogroup:tagged"} & targets:
+                        users |= set(rule.get("users") or ())
+                left = [u for u in wanted["users"] if not {u, "autogroup:nonroot" if u != "root" else u} & users]
+                if left:
+                    yield f"{source} can't use Tailscale's SSH to {to} as {', '.join(left)}"
 
 
 def told(rule: Rule) -> str:
@@ -118,7 +140,10 @@ def _grants(found: Policy) -> Iterator[_Grant]:
 def _ports(text: str) -> Iterator[tuple[int, int]]:
     """`tcp:22`, `22`, `80,443`, `1-1024`, `*`."""
     protocol, _, ports = str(text).rpartition(":")
-    if protocol in TCP and ports not in ("udp", "icmp", "sctp"):
+    if protocol in TCP:
         for part in ports.split(","):
             first, _, last = part.strip().partition("-")
-            yield (0, 65535) if first in ("*", "tcp") else (int(first), int(last or first))
+            if first in ("*", "tcp"):
+                yield (0, 65535)
+            elif first.isdigit():  # else a protocol without ports
+                yield (int(first), int(last or first))

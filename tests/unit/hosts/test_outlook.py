@@ -13,7 +13,9 @@ from planning.hosts.steps import daemon_json
 from planning.hosts.wanted import docker_settings
 from stack_configs.schema.facts import Facts
 from stack_configs.schema.hosts import Host
+from stack_configs.schema.network import Allowed, Firewall
 from tests.unit.hosts import prepared, shaped
+from tests.unit.hosts.test_drift import meshed
 
 OLD_DRIVER = "580.82.07-0ubuntu1"
 WINDOW = {"days": ["sat", "sun"], "opens": "02:00", "closes": "04:00"}
@@ -215,6 +217,21 @@ def test_whether_docker_restarts(changes: dict[str, Any], docker: str) -> None:
 def test_why_a_host_reboots_or_not(changes: dict[str, Any], told: str) -> None:
     host = shaped.host(reboot="allowed")
     assert f"  reboot    {told}" in lines(host, ready(host, **changes), *UPDATE)
+
+
+def test_what_a_node_publishes_and_a_firewall_leaves_open_is_told_of_a_host_with_facts_too() -> None:
+    spec = meshed()
+    firewall = Firewall(allow=(Allowed(port=22, sources=("10.0.0.0/8",)),))
+    network = spec.file.network.model_copy(update={"firewall": firewall})
+    spec = spec.model_copy(update={"file": spec.file.model_copy(update={"network": network})})
+    spec = spec.model_copy(update={"facts": {shaped.HOST: prepared.facts(spec)}})
+    told = outlook(shaped.HOST, spec, ("join", "base", "mesh", "firewall"), shaped.NOW)
+    assert told[1:4] == [
+        "  join      https://headscale.example.org as studio-1.mesh.example.net",
+        "  mesh      Tailscale 1.102.3, held; publishes Grafana (3000), API (8080), Prometheus (9090), "
+        "Alertmanager (9093)",
+        "  firewall  SSH from 10.0.0.0/8; mesh; else nothing",
+    ]
 
 
 def test_facts_that_are_too_old_are_no_base_for_a_guess() -> None:

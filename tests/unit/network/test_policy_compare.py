@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from planning.network.compare import beyond, difference, lacking, read
+from planning.network.compare import access, beyond, difference, lacking, read
 from planning.network.picture import mermaid, table
 from planning.network.policy import Policy, policy, rules, text
 from tests.unit.network.mesh import both, prod
@@ -75,6 +75,7 @@ FRONT = [rule for rule in rules(prod()) if rule.role == "gateway"]
         pytest.param(opened(("autogroup:member", HOST, "*")), False, id="people-are-no-nodes"),
         pytest.param(acl(GATEWAY, f"{HOST}:8300", "udp"), False, id="an-acl-of-udp"),
         pytest.param({"grants": []}, False, id="nothing"),
+        pytest.param(opened((GATEWAY, HOST, "gre")), False, id="a-protocol-without-ports"),
     ],
 )
 def test_whether_a_policy_lets_the_gateway_to_the_hosts(found: Policy, enough: bool) -> None:
@@ -102,6 +103,32 @@ def test_whether_a_policy_lets_the_gateway_to_the_hosts(found: Policy, enough: b
 )
 def test_what_a_policy_opens_beyond_need(found: Policy, told: list[str]) -> None:
     assert beyond(prod(), found) == told
+
+
+@pytest.mark.parametrize(
+    ("shells", "told"),
+    [
+        pytest.param([], ["gateway", "host"], id="none"),
+        pytest.param([{"src": ["kim@"], "dst": [GATEWAY, HOST], "users": ["ops"]}], [], id="exactly"),
+        pytest.param([{"src": ["group:g"], "dst": [GATEWAY], "users": ["autogroup:nonroot"]}], ["host"], id="a-group"),
+        pytest.param([{"src": ["ann@"], "dst": [GATEWAY, HOST], "users": ["ops"]}], ["gateway", "host"], id="another"),
+        pytest.param([{"src": ["kim@"], "dst": [HOST], "users": ["root"]}], ["gateway", "host"], id="as-root"),
+    ],
+)
+def test_tailscales_own_ssh_is_needed_where_the_file_says_so(shells: list[Policy], told: list[str]) -> None:
+    """It has rules of its own, beside a grant of port 22: https://tailscale.com/docs/features/tailscale-ssh."""
+    found = {**policy(prod()), "groups": {"group:g": ["kim@"]}, "ssh": [{"action": "accept", **one} for one in shells]}
+    assert lacking(prod(), found) == []
+    expected = [f"kim@ can't use Tailscale's SSH to tag:inference-prod-{to} as ops" for to in told]
+    assert lacking(prod(ssh=True), found) == expected
+
+
+def test_what_a_policy_grants_is_told_line_by_line() -> None:
+    plain, shells = access(policy(prod())), access(policy(prod(ssh=True)))
+    assert f"kim@ → {HOST} tcp:22" in plain
+    assert set(shells) - set(plain) == {f"kim@ → {to} Tailscale's SSH as ops" for to in (GATEWAY, HOST)}
+    app = {"src": ["*"], "dst": ["*"], "app": {"tailscale.com/cap/drive": [{}]}}
+    assert access({"grants": [app]}) == [], "an edit of somebody's, after a refresh"
 
 
 def test_the_owners_policy_is_neither_too_narrow_nor_too_wide_for_its_neighbour() -> None:
