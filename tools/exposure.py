@@ -2,7 +2,8 @@
 
 Asks every host over SSH who listens, and scans its addresses from the vantage point FROM, another machine over SSH or
 `here`, which is no node of the mesh. What the stack's file doesn't allow is told. It changes nothing anywhere. Ends
-with 0: nothing but what the file allows; 1: there is more; 2: a host or the vantage point could not be asked.
+with 0: nothing but what the file allows; 1: there is more; 2: a host or the vantage point could not be asked, or not
+wholly.
 """
 
 import argparse
@@ -11,7 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -36,6 +37,9 @@ ASK_WITHIN_S = 90
 """For one host."""
 SCAN_WITHIN_S, FOR_EACH_S = 120, 90
 """For the vantage point: for all, and for each target more. An address that drops everything takes 41 s."""
+
+HIDING = {"ssh": ("ip: ", "ss: ", "docker: "), "local": ("docker: ",)}
+"""Beginnings of problems behind which something may be open, by the kind of the host's connection."""
 
 SKIPPED = {
     "unknown": "{vantage} doesn't know the name {target}",
@@ -72,6 +76,8 @@ def run(stack: str, vantage: str | None, root: Path) -> int:
     failed = [answer for answer in answers.values() if isinstance(answer, str)]
     inside = {name: answer if isinstance(answer, Inside) else None for name, answer in answers.items()}
     distant = [name for name, host in hosts.items() if host.connection.kind == "ssh"]
+    hidden = {name: _hidden(name, spec, of) for name, of in inside.items()}
+    failed += [line for lines in hidden.values() for line in lines]
     outside: Mapping[str, Outside] = {}
     if vantage and distant:
         try:
@@ -86,12 +92,13 @@ def run(stack: str, vantage: str | None, root: Path) -> int:
             found[name] = findings(name, spec, of, seen, name_of_it)
         else:
             found[name] = findings_here(spec, of) if of else ()
-    print("\n".join(_told(inside, outside, found)))
+    whole = {name for name, of in inside.items() if of and not hidden[name]}
+    print("\n".join(_told(inside, whole, outside, found)))
     if unseen := [*_unseen(spec, inside, outside, name_of_it)]:
         print("\n".join(["This doesn't show:", *(f"  {line}" for line in unseen)]))
     if failed:
         print("\n".join(["Could not be asked:", *failed]), file=sys.stderr)
-    print(_summary(stack, inside, outside, found, name_of_it))
+    print(_summary(stack, whole, outside, found, name_of_it))
     return 1 if any(found.values()) else 2 if failed else 0
 
 
@@ -108,6 +115,12 @@ def _ask(name: str, spec: StackSpec) -> Inside | str:
         return str(error)
     except BrokenListError as error:
         return f"{name}: {error}"
+
+
+def _hidden(name: str, spec: StackSpec, inside: Inside | None) -> list[str]:
+    """Questions without an answer, as of a host without `ss`: what was heard otherwise is not all."""
+    hiding = HIDING[spec.file.hosts[name].connection.kind]
+    return [f"{name}: {line}" for line in (inside.problems if inside else ()) if line.startswith(hiding)]
 
 
 def scan(vantage: str, wanted: Mapping[str, Sequence[Target]]) -> dict[str, Outside]:
@@ -175,12 +188,14 @@ def _skipped(row: Mapping[str, str], vantage: str) -> str:
 
 def _told(
     inside: Mapping[str, Inside | None],
+    whole: Set[str],
     outside: Mapping[str, Outside],
     found: Mapping[str, Sequence[Finding]],
 ) -> Iterator[str]:
     """By host: its addresses as they were seen, and a line for each finding."""
     for name, of in found.items():
-        fine = "nothing but what the file allows" if inside[name] else "not asked from inside"
+        asked = "not wholly asked from inside" if inside[name] else "not asked from inside"
+        fine = "nothing but what the file allows" if name in whole else asked
         yield f"{name}: {_counted(len(of), 'finding') if of else fine}"
         for seen in outside.get(name, Outside()).seen:
             yield f"  {seen.address}: {_ports(seen)}"
@@ -233,13 +248,13 @@ def _unseen(
 
 def _summary(
     stack: str,
-    inside: Mapping[str, Inside | None],
+    whole: Set[str],
     outside: Mapping[str, Outside],
     found: Mapping[str, Sequence[Finding]],
     vantage: str,
 ) -> str:
     seen = [one for of in outside.values() for one in of.seen]
-    asked = f"{_counted(sum(of is not None for of in inside.values()), 'host')} from inside"
+    asked = f"{_counted(len(whole), 'host')} from inside"
     tcp, udp = 65535 * len(seen), sum(len(one.udp) for one in seen)
     scanned = f", {_counted(len(seen), 'address')}, {tcp} TCP ports and {udp} UDP ports from {vantage}" if seen else ""
     total = sum(len(of) for of in found.values())

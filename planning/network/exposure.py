@@ -83,13 +83,15 @@ def findings(
     """Of a host over SSH. `inside`: None where it could not be asked. `vantage`: the vantage point's name."""
     undeclared = [of for of in inside.listeners if not _declared(of, host, spec, inside)] if inside else []
     found = [_undeclared(group, spec, seen, vantage) for group in _grouped(undeclared)]
-    told = {(one.protocol, one.port) for one in found}
     protocols: tuple[Protocol, ...] = ("tcp", "udp")
     for protocol in protocols:
         for port in sorted({port for one in seen for port in one.open(protocol)}):
-            at = [one for one in seen if port in one.open(protocol)]
+            told = [of for of in undeclared if (of.protocol, of.port) == (protocol, port)]
+            at = [
+                one for one in seen if port in one.open(protocol) and not any(_covers(of, one.address) for of in told)
+            ]
             wrong = [one.address for one in at if not _may_answer(protocol, port, one, host, spec, inside)]
-            if wrong and (protocol, port) not in told:
+            if wrong:
                 says = _answers(protocol, port, wrong, inside, spec, vantage)
                 found.append(Finding(protocol=protocol, port=port, says=says))
     return tuple(sorted(found, key=lambda one: (one.protocol, one.port)))

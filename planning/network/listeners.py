@@ -86,8 +86,11 @@ def read_listeners(text: str) -> Inside:
     units = {pid: unit for pid, unit in (row.split(None, 1) for row in of("unit")) if unit.strip() != "-"}
     listeners = [*_sockets(of("socket"), units, problems)]
     if of("docker"):
-        listeners = [one for one in listeners if one.process != PROXY]
-        listeners += _published(of("container"), problems)
+        published = [*_published(of("container"), problems)]
+        told = {(one.protocol, one.port) for one in published}
+        # A proxy of another Docker, whose containers this one doesn't know, is a listener like any other.
+        listeners = [one for one in listeners if one.process != PROXY or (one.protocol, one.port) not in told]
+        listeners += published
     ssh = next(iter(of("ssh")), "").split()
     return Inside(
         addresses=addresses,

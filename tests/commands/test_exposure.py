@@ -1,5 +1,6 @@
 """`make exposure`: what it prints and how it ends; hosts, vantage point and scan are real in tests/hosts."""
 
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -91,6 +92,23 @@ def test_a_host_that_cant_be_asked_ends_with_2(
     assert said.err == "Could not be asked:\nstudio-1: is away\n"
     assert said.out.startswith("studio-1: not asked from inside\n  198.51.100.7: TCP 22 open")
     assert "1 host from inside, 1 address, " in said.out
+
+
+@pytest.mark.parametrize("what", ["ip", "ss", "docker"])
+def test_a_host_whose_listeners_cant_be_read_ends_with_2(
+    what: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = replace(asked(), problems=(f"{what}: not found",))
+    assert run(monkeypatch, {"studio-1": broken, "studio-2": asked()}, {}, vantage=None) == 2
+    said = capsys.readouterr()
+    assert said.err == f"Could not be asked:\nstudio-1: {what}: not found\n"
+    assert said.out.startswith("studio-1: not wholly asked from inside\nstudio-2: nothing but what the file allows\n")
+    assert "1 host from inside: " in said.out
+
+
+def test_names_that_cant_be_read_hide_no_listener(monkeypatch: pytest.MonkeyPatch) -> None:
+    nameless = replace(asked(), problems=("sudo asks for a password", "ps: not found"))
+    assert run(monkeypatch, {"studio-1": nameless, "studio-2": asked()}, {}, vantage=None) == 0
 
 
 def test_a_vantage_point_that_cant_be_asked_ends_with_2(

@@ -157,12 +157,13 @@ def test_a_vantage_point_without_python_is_told(scene: Scene, tmp_path: Path) ->
 def test_without_sudo_it_says_what_it_cant_see(scene: Scene) -> None:
     scene.host.inside("mv /etc/sudoers.d/ops /root/ops")
     try:
-        status, lines, _ = scene.ends(scene.spec(firewall=False), None)
+        status, lines, complaint = scene.ends(scene.spec(firewall=False), None)
     finally:
         scene.host.inside("mv /root/ops /etc/sudoers.d/ops")
     assert status == 1
     assert any(line.startswith("  exposed: sudo asks for a password or is missing") for line in lines)
     assert any(line.startswith("  exposed: docker: permission denied") for line in lines)
+    assert "Could not be asked:\nexposed: docker: permission denied" in complaint
     assert any(
         line.startswith("  tcp 8088: the kernel, or a program whose name can't be read, listens") for line in lines
     )
@@ -189,6 +190,13 @@ def test_behind_the_firewall_only_what_it_lets_in_answers_though_the_rest_listen
 def test_once_all_is_closed_it_succeeds(scene: Scene) -> None:
     scene.host.inside("systemctl stop rogue rogue6 echo mute; docker rm -f web")
     assert scene.ends(scene.spec(firewall=False), None)[0] == 0
+    scene.host.inside("mv $(command -v ss) /root/ss")
+    try:
+        status, _, complaint = scene.ends(scene.spec(firewall=False), None)
+    finally:
+        scene.host.inside("mv /root/ss /usr/bin/ss")
+    assert "Could not be asked:\nexposed: ss: " in complaint
+    assert status == 2
     status, lines, _ = scene.ends(scene.spec({"port": 22, "sources": [f"{scene.outside.address}/32"]}), exposure.HERE)
     assert [line.split(",")[0] for line in lines if line.startswith("  tcp")] == [
         f"  tcp 22: sshd (ssh.service) answers this machine at {scene.host.address}"

@@ -34,12 +34,14 @@ main() {
 
 # ask KIND COMMAND…: its lines, or why it gave none.
 ask() {
-    local kind=$1 out
+    local kind=$1 out program
     shift
+    program=$1
+    [[ $program != sudo ]] || program=$3
     if out=$(timeout -k 1 "$LIMIT_S" "$@" 2>&1); then
         [[ -z $out ]] || lines "$kind" <<<"$out"
     else
-        lines problem <<<"$1: $(tail -n 1 <<<"$out")"
+        lines problem <<<"$program: $(tail -n 1 <<<"$out")"
         return 1
     fi
 }

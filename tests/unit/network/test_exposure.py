@@ -134,6 +134,13 @@ def test_what_docker_publishes_is_told_by_its_container_and_its_proxy_is_not() -
     assert f"it answers {VANTAGE} at {PUBLIC}" in found
 
 
+def test_the_proxy_of_another_docker_is_told() -> None:
+    """Whose containers the host's own doesn't list."""
+    proxy = 'tcp LISTEN 0 0 0.0.0.0:8089 0.0.0.0:* users:(("docker-proxy",pid=11,fd=4))'
+    (found,) = says(prod(), host(proxy, containers=(container("web", _80_tcp=[("127.0.0.1", "8090")]),)))
+    assert found.startswith("tcp 8089: docker-proxy (rogue.service) listens on every IPv4 address, and nobody declared")
+
+
 def test_a_published_port_without_a_proxy_is_seen() -> None:
     (found,) = says(prod(), host(containers=(container("web", _80_udp=[("", "8089")]),)))
     assert found.startswith("udp 8089: container web is published on every address, and nobody declared it; publish it")
@@ -222,6 +229,17 @@ def test_a_listener_on_another_address_doesnt_excuse_who_answers() -> None:
     front = container("prod-front", "prod", _8300_tcp=[(LAN, "8300")])
     (found,) = says(prod(), host(containers=(front,)), seen(8300, address=LAN, source=NEIGHBOUR), seen(8300))
     assert found.startswith(f"tcp 8300: somebody answers {VANTAGE} at {PUBLIC}, and nothing on the host listens there")
+
+
+def test_an_undeclared_listener_doesnt_hide_who_answers_at_another_address() -> None:
+    inside = host(f'tcp LISTEN 0 5 {LAN}:8443 0.0.0.0:* users:(("python3",pid=11,fd=4))')
+    listens, answers = says(prod(), inside, seen(8443, address=LAN, source=NEIGHBOUR), seen(8443))
+    assert listens.startswith(
+        f"tcp 8443: python3 (rogue.service) listens on {LAN}, and nobody declared it; it answers "
+    )
+    assert answers.startswith(
+        f"tcp 8443: somebody answers {VANTAGE} at {PUBLIC}, and nothing on the host listens there"
+    )
 
 
 def test_hosts_behind_one_router_have_their_ssh_servers_there() -> None:
