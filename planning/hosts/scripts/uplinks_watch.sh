@@ -31,7 +31,9 @@ RUN=/run/inference-stack-uplinks
 NOTES=/var/lib/inference-stack/pending
 
 main() {
-  mkdir -p "$RUN/aside" "$NOTES"
+  mkdir -p "$RUN/aside"
+  # Notes are for people: a disk that is full or read-only keeps no default route at a dead uplink.
+  mkdir -p "$NOTES" || true
   case ${1-} in
     watch) watch ;;
     release) release ;;
@@ -55,13 +57,16 @@ watch() {
 }
 
 begin() {
-  local i uplink interface gateway probes
+  local i uplink interface gateway probes note
   INTERFACES=() GATEWAYS=() PROBES=()
   for uplink in $UPLINKS; do
     IFS='=' read -r interface gateway probes <<<"$uplink"
     INTERFACES+=("$interface")
     GATEWAYS+=("$gateway")
     PROBES+=("${probes//,/ }")
+  done
+  for note in "$NOTES"/uplink-*; do # of an interface that is no uplink any more
+    [[ " ${INTERFACES[*]} " == *" ${note##*/uplink-} "* ]] || rm -f "$note" 2>/dev/null || true
   done
   # GOOD, BAD: rounds in a row; ALIVE: what they have led to; PROVEN: it has answered since this program started.
   GOOD=() BAD=() ALIVE=() PROVEN=() ADDRESSES=() SOURCE=()
@@ -118,7 +123,7 @@ answered() {
     ALIVE[$1]=yes
     if [[ ! $FIRST ]]; then say "${INTERFACES[$1]} is alive: it has answered for ${GOOD[$1]} rounds"; fi
   fi
-  if [[ ${ALIVE[$1]} && -e $note ]]; then rm "$note"; fi
+  if [[ ${ALIVE[$1]} && -e $note ]]; then rm -f "$note" 2>/dev/null || true; fi
 }
 
 silent() {
@@ -126,10 +131,11 @@ silent() {
   GOOD[$1]=0 BAD[$1]=$((BAD[$1] + 1))
   ((BAD[$1] >= DEAD_AFTER)) || return 0
   ALIVE[$1]=""
-  if [[ ! -e $note ]]; then
+  [[ ! -e $note ]] || return 0
+  if ((BAD[$1] == DEAD_AFTER)); then
     say "${INTERFACES[$1]} is dead: by ${GATEWAYS[$1]}, nothing is heard of ${PROBES[$1]// /, }"
-    echo "the uplink ${INTERFACES[$1]} has been dead since $(date -u +'%F %R UTC'): by ${GATEWAYS[$1]}, nothing is heard of ${PROBES[$1]// /, }" >"$note"
   fi
+  echo "the uplink ${INTERFACES[$1]} has been dead since $(date -u +'%F %R UTC'): by ${GATEWAYS[$1]}, nothing is heard of ${PROBES[$1]// /, }" 2>/dev/null >"$note" || true
 }
 
 choose() { # the best uplink gets the default route; where none is any good, it stays where it is
@@ -218,13 +224,14 @@ best_default_routes() { # of metric 0 in `main`, a line each, as `ip route add` 
 }
 
 default_route() {
-  local row rows there="" route="default via ${GATEWAYS[ACTIVE]} dev ${INTERFACES[ACTIVE]} proto $PROTO"
+  local i row rows there="" route="default via ${GATEWAYS[ACTIVE]} dev ${INTERFACES[ACTIVE]} proto $PROTO"
   best_default_routes | mapfile -t rows
-  for row in "${rows[@]}"; do
+  for i in "${!rows[@]}"; do
+    row=${rows[i]}
     if [[ $row == "$route"* ]]; then
       there=yes
     elif [[ $row != *" proto $PROTO"* ]]; then
-      set_aside "$row"
+      set_aside "$i" "$row"
     fi
   done
   if [[ ! $there ]]; then
@@ -237,12 +244,13 @@ default_route() {
   done
 }
 
-set_aside() { # a default route of the host: one an interface, the newest
-  local file=${1#* dev }
-  file=$RUN/aside/${file%% *}
-  if [[ $(cat "$file" 2>/dev/null || true) != "$1" ]]; then
-    echo "$1" >"$file"
-    say "put aside the host's own: $1"
+set_aside() { # its place among those of metric 0, a default route of the host: one an interface, the newest
+  local interface=${2#* dev } file
+  interface=${interface%% *}
+  file=("$RUN"/aside/?-"$interface" "$RUN/aside/$1-$interface")
+  if [[ $(cat "${file[0]}" 2>/dev/null || true) != "$2" ]]; then
+    echo "$2" >"${file[0]}"
+    say "put aside the host's own: $2"
   fi
 }
 
@@ -268,7 +276,7 @@ release() { # everything as it was
   for file in "$RUN"/aside/*; do
     row=$(<"$file")
     # shellcheck disable=SC2086 # words of ip
-    ip -4 route add $row || echo "can't put back: $row" >&2
+    ip -4 route append $row || echo "can't put back: $row" >&2
     rm "$file"
   done
   rm -f "$NOTES"/uplink-*

@@ -3,6 +3,8 @@
 On a host, with real routes and probes, the program runs in tests/network/test_uplinks.py.
 """
 
+import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -36,14 +38,40 @@ done
 """
 
 
+ASIDE = """
+for n in 0 1; do
+  ip link add eth$n type veth peer name peer$n
+  ip address add 10.0.$n.5/24 dev eth$n
+  ip link set peer$n up
+  ip link set eth$n up
+done
+ip route append default via 10.0.1.1 dev eth1 proto static
+ip route append default via 10.0.0.1 dev eth0 proto static
+mkdir -p "$RUN/aside"
+begin
+ip route show default
+echo --
+ACTIVE=0
+default_route
+ip route show default
+echo --
+release
+ip route show default
+"""
+ENV = {"UPLINKS": "eth0=10.0.0.1=1.1.1.1 eth1=10.0.1.1=1.1.1.1", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+
+
+def watch(folder: Path, instead: str) -> str:
+    """The program, with notes in `folder`, and `instead` of its main loop."""
+    (folder / "pending").mkdir(exist_ok=True)
+    text = (SCRIPTS / "uplinks_watch.sh").read_text().replace('main "$@"\n', instead)
+    return text.replace("/var/lib/inference-stack", str(folder)).replace("/run/inference", f"{folder}/inference")
+
+
 def routes(folder: Path, rounds: str, has: str = "") -> str:
     """Who has the default route after each round: `01` are two that answer, `-` is silence. `has`: who had it."""
-    text = (SCRIPTS / "uplinks_watch.sh").read_text().replace('main "$@"\n', ROUNDS)
-    text = text.replace("/var/lib/inference-stack", str(folder)).replace("/run/inference", f"{folder}/inference")
-    (folder / "pending").mkdir(exist_ok=True)
-    env = {"UPLINKS": "eth0=10.0.0.1=1.1.1.1 eth1=10.0.1.1=1.1.1.1", "HAS": has, "PATH": "/usr/bin:/bin"}
-    argv = ["bash", "-c", text, "watch", *rounds.split()]
-    done = subprocess.run(argv, env=env, capture_output=True, text=True, check=True)
+    argv = ["bash", "-c", watch(folder, ROUNDS), "watch", *rounds.split()]
+    done = subprocess.run(argv, env={**ENV, "HAS": has}, capture_output=True, text=True, check=True)
     return "".join(row for row in done.stdout.splitlines() if not row.startswith("<4>"))
 
 
@@ -83,6 +111,35 @@ def test_an_uplink_that_is_dead_is_noted_until_it_is_alive(tmp_path: Path) -> No
     assert note.read_text().endswith("by 10.0.0.1, nothing is heard of 1.1.1.1\n")
     routes(tmp_path, " ".join(["1", *["01"] * STABLE]))
     assert not note.exists()
+
+
+def test_what_is_no_uplink_any_more_is_not_noted_as_dead(tmp_path: Path) -> None:
+    note = tmp_path / "pending" / "uplink-eth7"
+    note.parent.mkdir()
+    note.write_text("the uplink eth7 has been dead since 2026-11-01 00:00 UTC")
+    routes(tmp_path, "01")
+    assert not note.exists()
+
+
+def test_a_note_that_cant_be_written_keeps_no_route_at_a_dead_uplink(tmp_path: Path) -> None:
+    """As where the disk is full, or has become read-only."""
+    note = tmp_path / "pending" / "uplink-eth0"
+    note.parent.mkdir()
+    note.symlink_to("/nowhere/note")
+    assert routes(tmp_path, "01 1 1 1 1")[-2:] == "11"
+
+
+def test_all_default_routes_of_the_host_come_back_in_their_order(tmp_path: Path) -> None:
+    """Two of one metric, as systemd-networkd makes them for two interfaces with a gateway: the first is in force."""
+    if shutil.which("ip") is None or os.geteuid() != 0:
+        pytest.skip("routes are set in a network namespace, which wants root and iproute2")
+    done = subprocess.run(
+        ["unshare", "--net", "bash", "-ec", watch(tmp_path, ASIDE)], env=ENV, capture_output=True, text=True, check=True
+    )
+    before, during, after = done.stdout.split("--\n")
+    assert before == "default via 10.0.1.1 dev eth1 proto static \ndefault via 10.0.0.1 dev eth0 proto static \n"
+    assert during.splitlines()[-1].startswith("default via 10.0.0.1 dev eth0 proto 151 ")
+    assert (after, done.stderr) == (before, "")
 
 
 def test_a_dead_uplink_is_drift_that_a_person_mends() -> None:
