@@ -64,8 +64,9 @@ def run_step(
     plan: HostPlan, step: Step, reach: Reach, opts: ResourceOptions, invite: Invite = no_invitation
 ) -> Resource:
     """Run one step on its host, now if it is new or has changed. `opts` carries parent and dependencies."""
-    # What is done once is not done again because its script has changed: only its arguments and `repair` count.
-    again = ("apply", step.summary, *step.once, *([str(step.repair)] if step.once else []))
+    # What is done once is not done again because its script has changed: only its arguments and `repair` count, which
+    # its digest names. It stands here too, since where the script stays as it was, so does the digest in it.
+    again = ("apply", step.summary, *step.once, *([step.digest] if step.once else []))
     return remote.Command(
         f"{plan.name}-{step.name}",
         connection=_connection(_as_joining(plan) if step.name == "join" else plan),

@@ -84,7 +84,9 @@ def _rules(stack: str, file: StackFile | Neighbour) -> list[Rule]:
     assert mesh, f"{stack} is in no mesh"
     first = file.gateway.host or next(iter(file.hosts))
     gateway, host = tag(stack, gateway=True), tag(stack, gateway=False)
-    others = [name for name in file.hosts if name != first]
+    # Of nodes that are no gateway's too where there is none: the last one that leaves must be reached to be undone, and
+    # is asked until LiteLLM knows better.
+    others = [name for name in file.hosts if name != first] or [first]
     see = file.observability
     pages = [("Prometheus", see.prometheus.port), ("Alertmanager", see.alertmanager.port)]
     if see.grafana:
@@ -107,9 +109,8 @@ def _rules(stack: str, file: StackFile | Neighbour) -> list[Rule]:
     operators = tuple(dict.fromkeys(mesh.operators))
     users = tuple(user for user in dict.fromkeys(mesh.users) if user not in operators)
     found = to(gateway, operators, "operators", [*ssh(first), *api, *pages])
-    if others:
-        found += to(host, operators, "operators", ssh(*others))
-        found += to(host, (gateway,), "gateway", [("engines and exporters", FRONT_PORT)])
+    found += to(host, operators, "operators", ssh(*others))
+    found += to(host, (gateway,), "gateway", [("engines and exporters", FRONT_PORT)])
     return [*found, *to(gateway, users, "users", api)]
 
 
@@ -151,14 +152,9 @@ def policy(spec: StackSpec, present: Set[str] | None = None) -> Policy:
     return made
 
 
-def _tags(stacks: Mapping[str, StackFile | Neighbour]) -> list[str]:
-    """Of all nodes that the stacks have: one with a single host has none but the gateway's."""
-    return [
-        tag(stack, gateway=gateway)
-        for stack, file in stacks.items()
-        for gateway in (True, False)
-        if gateway or len(file.hosts) > 1
-    ]
+def _tags(stacks: Iterable[str]) -> list[str]:
+    """Of all nodes that the stacks may have."""
+    return [tag(stack, gateway=gateway) for stack in stacks for gateway in (True, False)]
 
 
 def _ssh(stacks: Mapping[str, StackFile | Neighbour]) -> list[Policy]:
@@ -167,7 +163,7 @@ def _ssh(stacks: Mapping[str, StackFile | Neighbour]) -> list[Policy]:
         {
             "action": "accept",
             "src": list(dict.fromkeys(file.network.mesh.operators)),
-            "dst": _tags({stack: file}),
+            "dst": _tags([stack]),
             "users": sorted(
                 {h.connection.user for h in file.hosts.values() if isinstance(h.connection, SshConnection)}
             ),

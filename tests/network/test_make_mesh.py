@@ -98,8 +98,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 def test_without_an_api_key_nothing_is_touched_and_it_is_told_what_to_type(site: Site) -> None:
     said = site.make("up", ends_with=1)
-    assert f"Pulumi.{STACK}.yaml: inference-stack:headscaleApiKey: is missing" in said
-    assert "pulumi config set --secret inference-stack:headscaleApiKey" in said
+    assert f"Pulumi.{STACK}.yaml  inference-stack:headscaleApiKey\n        is missing" in said
+    assert "`pulumi config set --secret inference-stack:headscaleApiKey`" in said
     assert "tailscale" not in site.hosts["one"].inside("dpkg-query -W -f '${Package} '")
 
 
@@ -139,7 +139,6 @@ def test_nothing_is_exposed_but_what_the_file_says(site: Site) -> None:
 
 
 def test_drift_finds_a_node_that_has_lost_its_place_and_up_brings_it_back(site: Site) -> None:
-    site.make("facts")
     site.make("drift")
     lose = "systemctl stop tailscaled && rm -rf /var/lib/tailscale/* && systemctl start tailscaled"
     site.hosts["two"].inside(lose)

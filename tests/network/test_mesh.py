@@ -44,7 +44,7 @@ class Mesh:
     def try_(self, name: str, step: StepName, what: str = "apply") -> subprocess.CompletedProcess[str]:
         """Run a step as the plugin does."""
         found = next(one for one in self.plan(name).steps if one.name == step)
-        words = ("summary", *found.once) if what == "apply" else ()
+        words = ("summary", *found.once, found.digest) if what == "apply" else ()
         command = " ".join(("sudo -n bash -s", what, *words))
         return self.hosts[name].ssh(command, stdin=steps.text(found), check=False)
 

@@ -4,8 +4,9 @@
 KEY_FILE=/run/inference-stack-join-key
 JOINS_WITHIN_S=60
 
-apply() { # what a preview calls it, control server, full name in the mesh
+apply() { # what a preview calls it, control server, full name in the mesh, digest of these
   local server=$2 name=$3
+  DIGEST=$4
   # However this ends, the key is not left behind.
   trap 'rm -f "$KEY_FILE"' EXIT
   must_repair_dpkg

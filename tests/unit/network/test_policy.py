@@ -8,6 +8,7 @@ from planning.network.policy import Node, Policy, is_ours, policy, present, rule
 from tests.unit.network.mesh import both, prod
 
 GATEWAY, HOST, LAB = "tag:inference-prod-gateway", "tag:inference-prod-host", "tag:inference-lab-gateway"
+LAB_HOST = "tag:inference-lab-host"
 SSH, API, LAB_SSH, LAB_API, FRONT = 22, 8080, 2222, 8181, 8300
 PAGES = {"prometheus": 9090, "alertmanager": 9093, "grafana": 3000}
 
@@ -32,6 +33,9 @@ def test_nothing_is_let_through_but_what_each_role_needs() -> None:
         # Another stack's: its sshd has a port of its own, it has no Grafana and one host; kim@ is a mere user there.
         ("bo@", LAB): {SSH, LAB_SSH, LAB_API, PAGES["prometheus"], PAGES["alertmanager"]},
         ("kim@", LAB): {LAB_API},
+        # Where no such node is, the last one may be about to leave: over the mesh it is undone.
+        ("bo@", LAB_HOST): {SSH, LAB_SSH},
+        (LAB, LAB_HOST): {FRONT},
     }
     assert granted(policy(both())) == {(s, d, f"tcp:{port}") for (s, d), ports in tcp.items() for port in ports}
 
@@ -46,7 +50,7 @@ def test_a_tag_is_given_out_by_keys_alone() -> None:
     """Nobody may put one on a laptop: tags are owned by the tag of the client that makes the keys, and it by none."""
     owners = policy(both())["tagOwners"]
     assert owners.pop("tag:inference") == []
-    assert owners == {tag: ["tag:inference"] for tag in (LAB, GATEWAY, HOST)}
+    assert owners == {tag: ["tag:inference"] for tag in (LAB, LAB_HOST, GATEWAY, HOST)}
 
 
 def test_tailscales_ssh_is_for_operators_and_only_when_asked() -> None:
@@ -58,14 +62,14 @@ def test_tailscales_ssh_is_for_operators_and_only_when_asked() -> None:
 def test_every_source_is_tested_against_every_port_that_anybody_may_reach() -> None:
     made = policy(both())
     asked = {test["src"]: {*test.get("accept", ()), *test.get("deny", ())} for test in made["tests"]}
-    assert set(asked) == {"kim@", "ann@", "bo@", GATEWAY, HOST, LAB}
+    assert set(asked) == {"kim@", "ann@", "bo@", GATEWAY, HOST, LAB, LAB_HOST}
     assert len({frozenset(every) for every in asked.values()}) == 1
     known = {f"{rule.to}:{rule.port}" for rule in rules(both())}
-    past_the_front = {f"{to}:{port}" for to in (GATEWAY, HOST, LAB) for port in (8000, 9100)}
+    past_the_front = {f"{to}:{port}" for to in (GATEWAY, HOST, LAB, LAB_HOST) for port in (8000, 9100)}
     assert known | past_the_front <= asked["kim@"]
 
 
-@pytest.mark.parametrize("source", ["kim@", "ann@", "bo@", GATEWAY, HOST, LAB])
+@pytest.mark.parametrize("source", ["kim@", "ann@", "bo@", GATEWAY, HOST, LAB, LAB_HOST])
 def test_what_is_not_granted_is_tested_to_be_denied(source: str) -> None:
     made = policy(both())
     (test,) = (test for test in made["tests"] if test["src"] == source)
