@@ -218,6 +218,7 @@ class Decided:
 @pytest.fixture
 def decided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Decided]:
     found = Decided()
+    monkeypatch.setattr(paths, "REPO", tmp_path)
     monkeypatch.setattr(paths, "LOGS", tmp_path / "logs")
     monkeypatch.setattr(paths, "VENV", tmp_path / ".venv")
     monkeypatch.setattr(paths, "TIMINGS", tmp_path / "timings.json")
@@ -267,7 +268,17 @@ def test_of_a_local_stack_ups_own_steps_decide(decided: Decided, capsys: pytest.
     ]
     said = capsys.readouterr().out
     assert "built, asked for; `make up` builds vllm, nginx first" in said
-    assert "There is no stack `dev` yet: this is what `make up` would make. Nothing of it is kept." in said
+    assert "There is no stack `dev` here yet: this is what `make up` would make. Nothing of it is kept.\n" in said
+    assert "elsewhere" not in said
+
+
+def test_a_stack_that_was_made_in_another_clone_is_told_of(
+    decided: Decided, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "Pulumi.prod.yaml").write_text("encryptionsalt: v1:x\n")
+    assert preview.in_copy("prod") == 0
+    assert decided.ran[-1] == "report"
+    assert "But Pulumi.prod.yaml is of a stack that was made before, elsewhere" in capsys.readouterr().out
 
 
 def test_of_hosts_over_ssh_too(decided: Decided, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@ import contextlib
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -100,6 +101,8 @@ def in_copy(stack: str) -> int:
     """In the copy: decide what `up` would decide, and show what it would make; the exit status. Raises SetupError."""
     # Errors name these, and by then the copy is gone.
     paths.LOGS, paths.VENV = paths.LOGS.resolve(), paths.VENV.resolve()
+    config = paths.REPO / f"Pulumi.{stack}.yaml"
+    elsewhere = config.exists() and "encryptionsalt" in config.read_text()
     stops: list[SetupError] = []
 
     def check(name: str, step: Callable[[Step], Any]) -> bool:
@@ -135,7 +138,10 @@ def in_copy(stack: str) -> int:
         if there:
             check("Earlier runs", lambda step: recover.recover(stack, step, env))
     up = f"`make up{'' if stack == 'dev' else f' STACK={stack}'}`"
-    print(f"\nThere is no stack `{stack}` yet: this is what {up} would make. Nothing of it is kept.\n", flush=True)
+    print(f"\nThere is no stack `{stack}` here yet: this is what {up} would make. Nothing of it is kept.\n")
+    if elsewhere:
+        print(f"But {config.name} is of a stack that was made before, elsewhere: a preview there compares with that.\n")
+    sys.stdout.flush()
     status = _report(stack)
     if status:
         print(f"\n{up} would stop there too. It makes the stack first: from then on `pulumi config set` works.")
