@@ -38,9 +38,6 @@ After=local-fs.target nftables.service
 Wants=network-pre.target
 Before=network-pre.target shutdown.target
 Conflicts=shutdown.target
-# The distribution's nftables.service flushes the tables of everybody, ours too.
-PartOf=nftables.service
-ReloadPropagatedFrom=nftables.service
 [Service]
 Type=oneshot
 RemainAfterExit=yes
@@ -48,6 +45,12 @@ ExecStart=$(command -v nft) -f $KEPT
 ExecReload=$(command -v nft) -f $KEPT
 [Install]
 WantedBy=sysinit.target
+END
+  put "$BESIDE" <<END
+[Service]
+ExecStartPost=-$(command -v nft) -f $KEPT
+ExecReload=-$(command -v nft) -f $KEPT
+ExecStopPost=-$(command -v nft) -f $KEPT
 END
   sync "$KEPT"
   systemctl daemon-reload

@@ -7,6 +7,8 @@ TABLE="inet inference_stack"
 KEPT=/etc/inference-stack-firewall.nft
 KEEPER=inference-stack-firewall.service
 KEEPER_UNIT=/etc/systemd/system/inference-stack-firewall.service
+# The distribution's own service, which flushes the tables of everybody, ours too.
+BESIDE=/etc/systemd/system/nftables.service.d/inference-stack-firewall.conf
 # In memory, since a boot ends the trial. `rules`: those on trial; `since`: when they were loaded, as the kernel counts;
 # `before`: what brings back what was there; `timer`: the one that does so.
 TRIAL=/run/inference-stack-firewall
@@ -80,17 +82,15 @@ disarm() { # every timer but $1
 }
 
 forget_kept() {
-  if [[ -e $KEEPER_UNIT ]]; then
-    systemctl -q disable --now "$KEEPER"
-    drop "$KEEPER_UNIT"
-    systemctl daemon-reload
-  fi
-  drop "$KEPT"
+  if [[ -e $KEEPER_UNIT ]]; then systemctl -q disable --now "$KEEPER"; fi
+  drop "$KEEPER_UNIT" "$BESIDE" "$KEPT"
+  rmdir "${BESIDE%/*}" 2>/dev/null || true # others may have theirs there
+  systemctl daemon-reload
   rm -f "$STATE/firewall-table"
 }
 
-now() { # in the kernel's ticks since its boot
-  started /proc/self
+now() { # in the kernel's ticks since its boot: when a process began that is made for this
+  (started /proc/self)
 }
 
 started() { # when a process did; its name, the second field, may hold spaces

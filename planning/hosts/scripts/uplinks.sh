@@ -38,7 +38,9 @@ CapabilityBoundingSet=CAP_NET_ADMIN CAP_NET_RAW
 WantedBy=multi-user.target
 END
   if [[ $(systemctl show -p NeedDaemonReload --value inference-stack-uplinks.service) == yes ]]; then systemctl daemon-reload; fi
-  if [[ $CHANGED ]] && systemctl -q is-active inference-stack-uplinks.service; then
+  # A run that was cut off may have changed them, and not have come to this.
+  if [[ $CHANGED || $(cat "$STATE/steps/$STEP" 2>/dev/null || true) != "$DIGEST" ]] &&
+    systemctl -q is-active inference-stack-uplinks.service; then
     # It goes on where it was: the default route stays.
     systemctl restart inference-stack-uplinks.service
     say "restarted inference-stack-uplinks.service"
@@ -62,9 +64,9 @@ undo() {
     systemctl -q disable --now inference-stack-uplinks.service
     "$PROGRAM" release
     say "put routes and rules back as they were"
-    drop "$UNIT" "$PROGRAM"
-    systemctl daemon-reload
   fi
+  drop "$UNIT" "$PROGRAM"
+  systemctl daemon-reload
   rm -rf /run/inference-stack-uplinks
 }
 

@@ -120,3 +120,35 @@ def test_a_model_that_does_not_start_after_the_reboot_keeps_no_other_from_starti
     assert done.stdout == "started model-0\n"
     assert done.stderr.startswith("engine: gone stopped for the reboot, and can't be started again: no such GPU; ")
     assert (tmp_path / "drained").read_text() == "gone\n", "tried again by the next run"
+
+
+UPLINKS = """
+PROGRAM=$PWD/program UNIT=$PWD/unit UPLINKS=eth0=10.0.0.1=1.1.1.1
+ensure() { :; }
+ip() { if [[ $* == *link* ]]; then echo "2: eth0: <UP>"; else echo "default via 10.0.0.1"; fi; }
+systemctl() { echo "systemctl $*" >>calls; if [[ $1 == is-enabled ]]; then echo enabled; fi; }
+"""
+
+
+def test_new_uplinks_are_watched_also_after_runs_that_were_cut_off(tmp_path: Path) -> None:
+    """Each ends where it tells that it has written a file."""
+    for written in ("program", "unit"):
+        assert run(tmp_path, "uplinks", f"{UPLINKS}apply >/dev/full").returncode == 1
+        assert (tmp_path / written).exists()
+    assert not (tmp_path / "calls").exists()
+    whole = f"{UPLINKS}apply; note_done"
+    assert run(tmp_path, "uplinks", whole).stdout == "restarted inference-stack-uplinks.service\n"
+    assert run(tmp_path, "uplinks", whole).stdout == ""
+
+
+def test_an_undo_of_uplinks_that_was_cut_off_is_ended_by_the_next(tmp_path: Path) -> None:
+    """After it has removed the unit."""
+    (tmp_path / "program").touch()
+    assert run(tmp_path, "uplinks", f"{UPLINKS}undo").returncode == 0
+    assert not (tmp_path / "program").exists()
+
+
+def test_rules_are_as_old_as_their_loading(tmp_path: Path) -> None:
+    """Not as the script, which may have waited for apt: a connection from in between shows nothing."""
+    late = 'sleep 0.05; now >since; (($(cat since) > $(started "/proc/$$")))'
+    assert run(tmp_path, "firewall", late).returncode == 0
