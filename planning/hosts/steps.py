@@ -33,7 +33,7 @@ TIMEOUTS_S: dict[StepName, int] = {
 APT_LOCK_S = 600
 
 PARTS: dict[StepName, tuple[str, ...]] = {
-    "join": ("repositories", "tailscale"),
+    "join": ("repositories", "tailscale", "ruleset"),
     "base": ("repositories",),
     "mesh": ("tailscale",),
     "firewall": ("ruleset",),

@@ -16,6 +16,7 @@ apply() { # what a preview calls it, control server, full name in the mesh, dige
   tailscale_itself
   if [[ $(node BackendState) == Running ]]; then
     in_this_mesh "$server" "$name"
+    let_mesh_in
     return
   fi
   [[ -s $KEY_FILE ]] || fail "this host is no node of the mesh, and there is no key to join with" \
@@ -25,7 +26,17 @@ apply() { # what a preview calls it, control server, full name in the mesh, dige
     --accept-dns=false --accept-routes=false --timeout="${JOINS_WITHIN_S}s" >"$KEY_FILE.said" 2>&1 || refused "$server"
   rm -f "$KEY_FILE.said"
   in_this_mesh "$server" "$name"
+  let_mesh_in
   say "joined the mesh as $name ($(tailscale ip -4))"
+}
+
+let_mesh_in() { # rules from before there was a mesh drop what all further steps come by, and `firewall` is the last of them
+  local accept='iifname "tailscale0" accept'
+  [[ -n $(command -v nft) && -n $(table) && $(table) != *"$accept"* ]] || return 0
+  # Also after a reboot on the way there.
+  if [[ -e $KEPT ]]; then echo "insert rule $TABLE input $accept" >>"$KEPT"; fi
+  nft insert rule "$TABLE input $accept"
+  say "the firewall's rules let in what comes over the mesh"
 }
 
 undo() {

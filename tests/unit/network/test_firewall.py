@@ -3,11 +3,13 @@
 import os
 import shutil
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from planning.hosts.steps import plan_host
+from planning.hosts.plan import StepName
+from planning.hosts.steps import plan_host, script
 from planning.names import FRONT_PORT
 from planning.network.firewall import openings, ruleset, summary
 from stack_configs.schema.network import Network
@@ -109,6 +111,33 @@ def test_rules_that_change_are_tried_and_confirmed_anew_on_the_hosts_that_they_c
         if old.digest != new.digest
     ]
     assert raised == ["firewall", "confirm"]
+
+
+def test_a_host_that_joins_a_mesh_lets_it_in_through_rules_from_before(tmp_path: Path) -> None:
+    """Every step between `join` and `firewall` comes over the mesh, and one of them may reboot the host."""
+    if shutil.which("nft") is None or os.geteuid() != 0:
+        pytest.skip("rules are loaded in a network namespace, which wants root and nft")
+    kept = tmp_path / "kept"
+    kept.write_text(ruleset("studio-1", with_(SSH)))
+    load = f"KEPT={kept}; nft -f $KEPT"
+    once, twice, booted = _loaded("join", f"{load}; let_mesh_in", f"{load}; let_mesh_in; let_mesh_in", load)
+    assert chain("input", once.expandtabs(2))[1] == 'iifname "tailscale0" accept'
+    assert once == twice == booted
+    (there_already,) = _loaded("join", f"nft -f - <<<'{ruleset('studio-1', with_(mesh=MESH))}'; let_mesh_in")
+    assert there_already.count("tailscale0") == 2
+    assert _loaded("join", "let_mesh_in") == [""], "no firewall is made where there is none"
+
+
+def _loaded(step: StepName, *lines: str) -> list[str]:
+    """Our table after each of these, run with the step's functions in a network of its own."""
+    functions = script(step).removesuffix('main "$@" </dev/null\n')
+    found = []
+    for line in lines:
+        argv = ["unshare", "--net", "bash", "-c", f"{functions}\n({line}) >/dev/null; table"]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+        found.append(done.stdout)
+    return found
 
 
 @pytest.mark.parametrize(
