@@ -111,7 +111,7 @@ def _mesh_problems(stack: str, mesh: Mesh, secrets: Mapping[str, str | None], pl
         says = "is missing, and the stack owns the mesh's policy"
     else:
         return []
-    write = f"`pulumi config set --secret {key}`; docs/mesh.md has how to make it"
+    write = f"`pulumi config set --secret {key} -s {stack}`; docs/mesh.md has how to make it"
     return [Problem(path=(key,), says=says, write=write, file=f"Pulumi.{stack}.yaml")]
 
 
@@ -125,7 +125,7 @@ def mesh_secrets() -> dict[str, str | None]:
 
 def _token_problem(stack: str, configured: str | None, secret: bool) -> Problem | None:
     """Cloudflare's API token is read by its plugin, from Pulumi's config or the environment; nothing else needs it."""
-    set_it = "`pulumi config set --secret cloudflare:apiToken`; docs/ingress.md has the permissions that it needs"
+    set_it = f"`pulumi config set --secret cloudflare:apiToken -s {stack}`; docs/ingress.md has the permissions it needs"
     if configured and not secret:
         says, write = "stands in plain in the file: whoever reads it can change your account", set_it
     elif not configured and not os.environ.get("CLOUDFLARE_API_TOKEN"):

@@ -99,7 +99,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 def test_without_an_api_key_nothing_is_touched_and_it_is_told_what_to_type(site: Site) -> None:
     said = site.make("up", ends_with=1)
     assert f"Pulumi.{STACK}.yaml  inference-stack:headscaleApiKey\n        is missing" in said
-    assert "`pulumi config set --secret inference-stack:headscaleApiKey`" in said
+    assert f"`pulumi config set --secret inference-stack:headscaleApiKey -s {STACK}`" in said
     assert "tailscale" not in site.hosts["one"].inside("dpkg-query -W -f '${Package} '")
 
 
