@@ -125,7 +125,7 @@ def mesh_secrets() -> dict[str, str | None]:
 
 def _token_problem(stack: str, configured: str | None, secret: bool) -> Problem | None:
     """Cloudflare's API token is read by its plugin, from Pulumi's config or the environment; nothing else needs it."""
-    set_it = f"`pulumi config set --secret cloudflare:apiToken -s {stack}`; docs/ingress.md has the permissions it needs"
+    set_it = f"`pulumi config set --secret cloudflare:apiToken -s {stack}`; docs/ingress.md has its permissions"
     if configured and not secret:
         says, write = "stands in plain in the file: whoever reads it can change your account", set_it
     elif not configured and not os.environ.get("CLOUDFLARE_API_TOKEN"):
