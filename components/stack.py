@@ -30,7 +30,7 @@ class InferenceStackArgs:
     invite: Invite = no_invitation
     """Asked before a host joins the mesh."""
     write_policy: Callable[[], Awaitable[None]] = nobody_writes
-    """Writes the policy of a mesh that has no plugin of Pulumi's."""
+    """See components.network.mesh_policy.Write."""
     mesh_key: Output[str] | None = None
     """Of the certificate that the API in the mesh has."""
 

@@ -56,30 +56,38 @@ def _config(key: str, stack: str, root: Path) -> str | None:
 
 
 def writer(spec: StackSpec, control: Control | None) -> Write:
-    """What `pulumi up` does where the stack owns a headscale's policy."""
+    """What `pulumi up` does before the policy of the stack that owns it changes."""
 
     async def write() -> None:
-        if not isinstance(control, Headscale):
-            raise ControlError(f"there is no API key to write the mesh's policy with: {NEW_KEY}")
-        await asyncio.to_thread(write_policy, spec, control)
+        if isinstance(control, Headscale):
+            await asyncio.to_thread(write_policy, spec, control)
+        elif control:
+            await asyncio.to_thread(refuse_others, spec, control)
+        else:
+            mesh = spec.file.network.mesh
+            with_what = NEW_CLIENT if mesh and mesh.control == "tailscale" else NEW_KEY
+            raise ControlError(f"there is nothing to ask the mesh's control plane with: {with_what}")
 
     return write
 
 
 def write_policy(spec: StackSpec, headscale: Headscale) -> None:
-    """Make the spec's policy the mesh's, with the tests that its nodes allow.
-
-    Raises ControlError for a policy in force that this stack did not write, or that was edited since, unless it is the
-    one that was taken over or says the same.
-    """
-    found = headscale.policy()
-    if found is not None and not may_replace(spec, found):
-        raise ControlError(
-            f"{headscale.url} has a policy that the stack {spec.stack} did not write: "
-            f"`make policy STACK={spec.stack}` shows the difference, and with TAKE_OVER=yes the next `up` replaces it"
-        )
+    """Make the spec's policy the mesh's, with the tests that its nodes allow. Raises ControlError."""
+    refuse_others(spec, headscale)
     nodes = headscale.nodes()
     headscale.set_policy(text(policy(spec, present(nodes)), spec.stack))
+
+
+def refuse_others(spec: StackSpec, control: Control) -> None:
+    """Raises ControlError for a policy in force that this stack did not write, or that was edited since, unless it is
+    the one that was taken over or says the same."""
+    found = control.policy()
+    if found is not None and not may_replace(spec, found):
+        mesh = spec.file.network.mesh
+        raise ControlError(
+            f"{(mesh and mesh.login_server) or 'Tailscale'} has a policy that the stack {spec.stack} did not write: "
+            f"`make policy STACK={spec.stack}` shows the difference, and with TAKE_OVER=yes the next `up` replaces it"
+        )
 
 
 def may_replace(spec: StackSpec, found: str) -> bool:

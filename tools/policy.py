@@ -101,8 +101,13 @@ def tested(spec: StackSpec, control: Control) -> list[str]:
 
 def next_step(spec: StackSpec, found: str | None, root: Path, *, take_over: bool) -> str:
     """What brings the spec's policy in force."""
-    if found is None or may_replace(spec, found):
-        return f"`pulumi up` writes the spec's{'' if found is None or is_ours(found, spec.stack) else ', as you said'}."
+    mesh = spec.file.network.mesh
+    # Tailscale's plugin sees an edit only where it looks for one.
+    up = "`pulumi up --refresh`" if mesh and mesh.control == "tailscale" else "`pulumi up`"
+    if found is None or is_ours(found, spec.stack):
+        return "`pulumi up` writes the spec's."
+    if may_replace(spec, found):
+        return f"{up} writes the spec's, as you said."
     if not take_over:
         return (
             f"The stack {spec.stack} did not write what is in force, or it was edited since: `up` won't replace it. "
@@ -113,7 +118,7 @@ def next_step(spec: StackSpec, found: str | None, root: Path, *, take_over: bool
     done = subprocess.run(argv, cwd=root, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ControlError(f"the word can't be noted: {done.stderr.strip()}")
-    return f"The next `pulumi up` replaces it: {value} in Pulumi.{spec.stack}.yaml names what is in force now."
+    return f"The next {up} replaces it: {value} in Pulumi.{spec.stack}.yaml names what is in force now."
 
 
 def stale(spec: StackSpec, control: Control, *, remove: bool) -> int:

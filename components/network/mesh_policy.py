@@ -1,8 +1,9 @@
 """The policy of a mesh, as resources of the stack that owns it.
 
-Tailscale's is written by Pulumi's plugin. For a headscale there is no plugin: what is written stands in the state as a
-`pulumi.Stash`, so that a preview shows each line that changes, and a hook before its creation or change does the
-writing. A hook that raises leaves the state as it was, so that the next `up` tries again.
+Tailscale's is written by Pulumi's plugin, which replaces what anybody has edited: a hook before it looks. For a
+headscale there is no plugin: what is written stands in the state as a `pulumi.Stash`, so that a preview shows each line
+that changes, and a hook before its creation or change does the writing. A hook that raises leaves the state as it was,
+so that the next `up` tries again.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -14,7 +15,7 @@ from pulumi import ComponentResource, Resource, ResourceHook, ResourceHookArgs, 
 from planning.network.plan import PolicyPlan
 
 Write = Callable[[], Awaitable[None]]
-"""Writes the policy to its headscale; raises when it may not, or can't."""
+"""Writes the policy to its headscale, or lets Tailscale's plugin write it; raises when it may not, or can't."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +37,7 @@ class MeshPolicy(ComponentResource):
         if args.plan.control == "tailscale":
             from components.network.tailnet import own_tailnet
 
-            self.written = own_tailnet(args.plan, child)
+            self.written = own_tailnet(args.plan, self._before("tailnet-policy"), child)
         else:
             self.written = [self._stash("mesh-policy", child)]
         self.register_outputs({})
@@ -47,12 +48,15 @@ class MeshPolicy(ComponentResource):
             self._stash("mesh-policy-tests", ResourceOptions(parent=self, depends_on=list(joined)))
 
     def _stash(self, name: str, opts: ResourceOptions) -> Resource:
-        plan, write = self._args.plan, self._args.write
+        plan, hook = self._args.plan, self._before(name)
+        hooks = ResourceHookBinding(before_create=[hook], before_update=[hook])
+        kept = {"policy": dict(plan.policy), "taken-over": plan.taken_over or ""}
+        return pulumi.Stash(name, input=kept, opts=ResourceOptions.merge(opts, ResourceOptions(hooks=hooks)))
+
+    def _before(self, name: str) -> ResourceHook:
+        write = self._args.write
 
         async def before(_args: ResourceHookArgs) -> None:
             await write()
 
-        hook = ResourceHook(f"{name}-written", before)
-        hooks = ResourceHookBinding(before_create=[hook], before_update=[hook])
-        kept = {"policy": dict(plan.policy), "taken-over": plan.taken_over or ""}
-        return pulumi.Stash(name, input=kept, opts=ResourceOptions.merge(opts, ResourceOptions(hooks=hooks)))
+        return ResourceHook(f"{name}-written", before)

@@ -4,6 +4,7 @@ Its cloud can't be asked here. The plugin's fields are those of pulumi_tailscale
 follows: Tailscale's own Go client, github.com/tailscale/tailscale-client-go/v2, or a page of https://tailscale.com/docs.
 """
 
+import asyncio
 import json
 import threading
 import traceback
@@ -24,6 +25,7 @@ from planning.network.policy import Node, Policy, is_ours, plan_policy, policy
 from stack_configs.schema.stack import StackSpec
 from tests.unit.built import Made, built
 from tests.unit.network.mesh import prod
+from tools.mesh_control import digest, writer
 
 ACL = "tailscale:index/acl:Acl"
 NAMES = "tailscale:index/dnsPreferences:DnsPreferences"
@@ -75,7 +77,15 @@ def test_the_whole_policy_is_sent_and_another_is_not_overwritten() -> None:
 
 def test_a_policy_that_was_taken_over_is_overwritten() -> None:
     word = tailnet().model_copy(update={"taken_over_policy": "0" * 64})
-    assert the(ACL, made_of(word)).inputs["overwriteExistingContent"] is True
+    acl = the(ACL, made_of(word))
+    assert acl.inputs["overwriteExistingContent"] is True
+    assert list(acl.request.hooks.before_create), "it must be the one that was taken over"
+
+
+def test_before_the_plugin_changes_a_policy_somebody_looks() -> None:
+    """Its Update sends no If-Match (resource_acl.go)."""
+    hooks = the(ACL, made()).request.hooks
+    assert (len(hooks.before_create), len(hooks.before_update)) == (0, 1)
 
 
 def test_nodes_find_each_other_by_name() -> None:
@@ -191,6 +201,32 @@ def test_the_policy_is_asked_for_as_it_was_written(recorder: Recorder) -> None:
     recorder.answers["GET", "/api/v2/tailnet/-/acl"] = (200, '{"grants": []} // ours')
     assert recorder.tailscale().policy() == '{"grants": []} // ours'
     assert recorder.last()[2]["Accept"] == "application/hujson"
+
+
+def test_an_edit_at_tailscale_is_not_replaced_without_a_word(recorder: Recorder) -> None:
+    before = plan_policy(tailnet())
+    assert before
+
+    def replaced(found: str, word: str | None = None, *, known: bool = True) -> None:
+        spec = tailnet(ssh=True).model_copy(update={"taken_over_policy": word})
+        recorder.answers["GET", "/api/v2/tailnet/-/acl"] = (200, found)
+
+        async def up() -> None:
+            await writer(spec, recorder.tailscale() if known else None)()
+
+        asyncio.run(up())
+
+    replaced(before.text)
+    edited = before.text.replace("tcp:22", "*")
+    with pytest.raises(
+        ControlError, match=r"^Tailscale has a policy that the stack prod did not write: .*TAKE_OVER=yes"
+    ):
+        replaced(edited)
+    replaced(edited, digest(edited))
+    with pytest.raises(ControlError, match="did not write"):
+        replaced(f"{edited} // once more", digest(edited))
+    with pytest.raises(ControlError, match="tailscale:oauthClientSecret"):
+        replaced(edited, known=False)
 
 
 @pytest.mark.parametrize(
