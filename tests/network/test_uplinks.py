@@ -190,6 +190,20 @@ def test_an_interface_that_is_not_there_is_told(target: Target) -> None:
     assert "there is no interface eno1: this host has " in target.with_(uplinks=wrong).fails("uplinks")
 
 
+def test_an_operator_whose_answers_would_leave_by_an_uplink_is_told(target: Target) -> None:
+    """Over real SSH and sudo: he is answered by the default route of an interface that is no uplink."""
+    host = target.host
+    device = host.inside("ip -4 route show default | sed -nE 's/.* dev ([^ ]+).*/\\1/p'")
+    gateway = host.inside("ip -4 route show default | cut -d ' ' -f 3")
+    own = host.inside(f"ip -4 route show dev {device} scope link proto kernel")
+    host.inside(f"ip route replace default via {gateway} dev {device} onlink; ip route del {own}")
+    try:
+        says = target.fails("uplinks")
+    finally:
+        host.inside(f"ip route add {own} dev {device}; ip route replace default via {gateway} dev {device}")
+    assert f"you are answered by the default route of {device}, which is no uplink" in says
+
+
 def test_the_first_uplink_has_the_default_route(target: Target, world: World) -> None:
     assert f"started {PROGRAM}.service" in target.run("uplinks")
     assert default_by(target.host) == world.gateway(0)

@@ -16,6 +16,7 @@ apply() {
     [[ " $links" == *" ${uplink%%=*} "* ]] || fail "there is no interface ${uplink%%=*}" "this host has ${links% }" \
       "correct \`uplinks:\`, or bring the interface up and run \`up\` again"
   done
+  must_not_cut_this_connection
   CHANGED_BEFORE=$CHANGED
   CHANGED=
   put "$PROGRAM" <<<"$WATCH"
@@ -48,6 +49,21 @@ END
   CHANGED=$CHANGED$CHANGED_BEFORE
   enable_unit --now inference-stack-uplinks.service
   chosen
+}
+
+must_not_cut_this_connection() { # it is, if it came in by an interface beside and is answered by the default route there
+  local pid=$$ peer own device
+  # sudo keeps it to itself.
+  until read -r peer _ own _ < <(sed -zn 's/^SSH_CONNECTION=//p' "/proc/$pid/environ" 2>/dev/null | tr '\0' '\n'); do
+    pid=$(sed -n 's/^PPid:\s*//p' "/proc/$pid/status")
+    ((pid > 1)) || return 0
+  done
+  device=$(ip -4 -o address show to "$own" 2>/dev/null | sed -nE '1s/^[0-9]+: ([^ ]+).*/\1/p') || true
+  [[ $device && " $UPLINKS" != *" $device="* ]] || return 0
+  device=$(ip -4 -o route get fibmatch "$peer" 2>/dev/null | sed -nE 's/^default .*dev ([^ ]+).*/\1/p') || true
+  [[ ! $device || " $UPLINKS" == *" $device="* ]] || fail "you are answered by the default route of $device, which is no uplink" \
+    "the default route goes to an uplink, and nobody could log in from $peer any more" \
+    "name $device among \`uplinks:\`, or give the host a route to your network, and run \`up\` again"
 }
 
 chosen() { # a first uplink, within two rounds of probes

@@ -38,13 +38,16 @@ done
 """
 
 
-ASIDE = """
-for n in 0 1; do
+INTERFACES = """
+for n in 0 1 2; do
   ip link add eth$n type veth peer name peer$n
   ip address add 10.0.$n.5/24 dev eth$n
   ip link set peer$n up
   ip link set eth$n up
 done
+"""
+BESIDE = f"{INTERFACES}ip route add default via 10.0.2.1 dev eth2"
+ASIDE = f"""{INTERFACES}
 ip route append default via 10.0.1.1 dev eth1 proto static
 ip route append default via 10.0.0.1 dev eth0 proto static
 mkdir -p "$RUN/aside"
@@ -140,6 +143,30 @@ def test_all_default_routes_of_the_host_come_back_in_their_order(tmp_path: Path)
     assert before == "default via 10.0.1.1 dev eth1 proto static \ndefault via 10.0.0.1 dev eth0 proto static \n"
     assert during.splitlines()[-1].startswith("default via 10.0.0.1 dev eth0 proto 151 ")
     assert (after, done.stderr) == (before, "")
+
+
+@pytest.mark.parametrize(
+    ("connection", "route", "stays"),
+    [
+        pytest.param("203.0.113.9 40000 10.0.2.5 22", "", False, id="by the default route of another interface"),
+        pytest.param("203.0.113.9 40000 10.0.2.5 22", "203.0.113.0/24 via 10.0.2.1", True, id="by a route of its own"),
+        pytest.param("10.0.2.77 40000 10.0.2.5 22", "", True, id="a neighbour"),
+        pytest.param("203.0.113.9 40000 10.0.0.5 22", "", True, id="to an uplink's address"),
+        pytest.param("fd00::9 40000 fd00::5 22", "", True, id="by IPv6"),
+        pytest.param("", "", True, id="no SSH at all"),
+    ],
+)
+def test_an_operator_whose_answers_would_leave_by_an_uplink_is_told(connection: str, route: str, stays: bool) -> None:
+    """He comes from beyond the router of an interface that is no uplink and has the default route."""
+    if shutil.which("ip") is None or os.geteuid() != 0:
+        pytest.skip("routes are set in a network namespace, which wants root and iproute2")
+    functions = steps.script("uplinks").removesuffix('main "$@" </dev/null\n')
+    text = f"{functions}\n{BESIDE}\nip route add {route or 'blackhole 192.0.2.0/24'}\nmust_not_cut_this_connection"
+    argv = ["unshare", "--net", "bash", "-c", text]
+    env = {**ENV, "STEP": "uplinks", "SSH_CONNECTION": connection}
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
+    told = "uplinks: you are answered by the default route of eth2, which is no uplink: the default route goes to an "
+    assert (done.returncode, done.stderr[: len(told)]) == ((0, "") if stays else (1, told))
 
 
 def test_a_dead_uplink_is_drift_that_a_person_mends() -> None:
