@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -22,7 +23,7 @@ from planning.names import COOLDOWN_S
 from planning.network.compare import access, read
 from planning.placement import gateway_host, placed
 from stack_configs.schema.stack import StackSpec
-from tools.stack import load_stack
+from tools.stack import load_stack, with_new_keys
 
 CONTAINER = "docker:index/container:Container"
 COMMAND = "command:remote:Command"
@@ -31,6 +32,8 @@ STASH = "pulumi:index:Stash"
 """What is written to a headscale."""
 PREFIX = "inference-stack."
 FILES_TARGET = "/config"
+NO_KEY = "has no key yet"
+"""What the program says of an API key without a hash."""
 STOP_S = 1
 """Seconds to stop a container that has nothing left to do."""
 DIFF_LINES = 12
@@ -333,7 +336,17 @@ def _count(group: Iterable[Change], verb: str) -> int:
     return sum(c.verb == verb for c in group)
 
 
+def _pulumi(stack: str, *flags: str) -> subprocess.CompletedProcess[str]:
+    argv = ["pulumi", "preview", "--json", "--show-sames", "--non-interactive", "-s", stack, *flags]
+    return subprocess.run(argv, capture_output=True, text=True, check=False, env=dict(os.environ))
+
+
 def main() -> int:
+    with tempfile.TemporaryDirectory() as scratch:
+        return _main(Path(scratch))
+
+
+def _main(scratch: Path) -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.report", description=__doc__)
     parser.add_argument("--stack", default="dev")
     parser.add_argument(
@@ -341,12 +354,16 @@ def main() -> int:
     )
     args = parser.parse_args()
     status, said = 0, ""
+    config: Path | None = None
+    new_keys: list[str] = []
     if args.recorded:
         preview = json.loads(args.recorded.read_text())
     else:
-        argv = ["pulumi", "preview", "--json", "--show-sames", "--non-interactive", "-s", args.stack]
         try:
-            done = subprocess.run(argv, capture_output=True, text=True, check=False, env=dict(os.environ))
+            done = _pulumi(args.stack)
+            if NO_KEY in done.stdout:
+                config, new_keys = with_new_keys(args.stack, scratch)
+                done = _pulumi(args.stack, "--config-file", str(config)) if new_keys else done
         except FileNotFoundError:
             print("there is no `pulumi` here yet: run `make up` first", file=sys.stderr)
             return 1
@@ -367,9 +384,11 @@ def main() -> int:
         return status or 1
     for warning in warnings(preview):
         print(f"warning: {warning}")
+    if new_keys:
+        print(f"`make up` first makes the API keys of: {', '.join(new_keys)}")
     every = changes(preview)
     over_ssh = any(c.kind == COMMAND for c in every)
-    hosts = of_hosts(every, load_stack(args.stack), datetime.now(UTC)) if over_ssh else Hosts()
+    hosts = of_hosts(every, load_stack(args.stack, config_file=config), datetime.now(UTC)) if over_ssh else Hosts()
     print(report(preview, args.stack, hosts))
     return 0
 

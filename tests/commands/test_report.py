@@ -6,17 +6,20 @@ no line of the report uses were cut out of it.
 
 import copy
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from planning.hosts.plan import STEPS
 from planning.hosts.ready import with_waiting
 from planning.network.policy import text
 from tests.unit.hosts import prepared, shaped
 from tools import report
+from tools.stack import with_new_keys
 
 RECORDED = Path(__file__).parent / "recorded" / "new-images-and-weights.json"
 INSTEAD = "`make preview STACK=dev` shows what the first `make up` would make"
@@ -220,6 +223,53 @@ def test_ends_as_pulumi_ended(
     printed = capsys.readouterr()
     assert printed.err.strip() == told
     assert ("Nothing would change" in printed.out) == (status == 0)
+
+
+NO_KEY = {"diagnostics": [{"severity": "error", "message": "gateway.keys.you\nhas no key yet"}]}
+
+
+@pytest.mark.parametrize("new", [["you"], []], ids=["others have keys", "nothing was decided yet"])
+def test_a_key_that_is_only_in_the_file_hides_no_preview(
+    new: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, preview in (("refused", NO_KEY), ("shown", recorded())):
+        (tmp_path / name).write_text(json.dumps(preview))
+    pulumi = tmp_path / "pulumi"
+    with_keys = f'*"--config-file {tmp_path}/config.yaml") cat {tmp_path}/shown ;;'
+    pulumi.write_text(f'#!/bin/sh\ncase "$*" in\n{with_keys}\n*) cat {tmp_path}/refused; exit 255 ;;\nesac\n')
+    pulumi.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr("sys.argv", ["report", "--stack", "dev"])
+    monkeypatch.setattr(report, "with_new_keys", lambda _stack, _folder: (tmp_path / "config.yaml", new))
+    assert report.main() == (0 if new else 255)
+    printed = capsys.readouterr()
+    assert ("has no key yet" in printed.err) == (not new)
+    assert ("`make up` first makes the API keys of: you\nPreview of `dev`: 6 to replace" in printed.out) == bool(new)
+
+
+@pytest.mark.parametrize(
+    ("written", "new"),
+    [("{me: 'ff', gone: 'aa'}", ["you"]), ('\'{"me": "ff"}\'', ["you"]), ("{}", [])],
+    ids=["as by up", "as text", "nothing was decided yet"],
+)
+def test_keys_that_are_new_get_a_hash_for_the_preview_alone(written: str, new: list[str], tmp_path: Path) -> None:
+    (tmp_path / "stack_configs").mkdir()
+    (tmp_path / "stack_configs/x.yaml").write_text("gateway: {keys: {me: {}, you: {}}}\n")
+    config = tmp_path / "Pulumi.x.yaml"
+    config.write_text(
+        f"encryptionsalt: s\nconfig:\n  inference-stack:gpus: '[]'\n  inference-stack:key-hashes: {written}\n"
+    )
+    before = config.read_text()
+    (tmp_path / "scratch").mkdir()
+    copy, found = with_new_keys("x", tmp_path / "scratch", tmp_path)
+    assert found == new
+    assert config.read_text() == before
+    after = yaml.safe_load(copy.read_text())
+    hashes = after["config"]["inference-stack:key-hashes"]
+    assert (after["encryptionsalt"], after["config"]["inference-stack:gpus"]) == ("s", "[]")
+    assert {"me", *new} <= {*hashes, "me"}
+    assert all(re.fullmatch("[0-9a-f]{64}", hashes[name]) for name in new)
+    assert hashes.get("me", "ff") == "ff"
 
 
 def steps(preview: dict[str, Any], verbs: dict[str, str]) -> dict[str, Any]:

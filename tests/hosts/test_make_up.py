@@ -125,6 +125,18 @@ def test_a_second_up_changes_nothing(site: Site) -> None:
     assert site.clone.key() == key
 
 
+def test_a_new_key_shows_in_a_preview_that_makes_none(site: Site) -> None:
+    text = site.clone.spec_file.read_text()
+    file = yaml.safe_load(text)
+    file["gateway"]["keys"]["you"] = {"models": "all", "rpm": 60}
+    site.clone.spec_file.write_text(yaml.safe_dump(file, sort_keys=False))
+    before = site.kept()
+    said = site.clone.setup("preview").stdout
+    assert site.kept() == before
+    assert f"`make up` first makes the API keys of: you\nNothing would change in `{STACK}`" in said
+    site.clone.spec_file.write_text(text)
+
+
 def test_the_first_question_goes_through_a_tunnel(site: Site) -> None:
     """The host's loopback is asked, not this machine's; a stand-in answers there."""
     site.host.put("/srv/gateway.py", GATEWAY)
