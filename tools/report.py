@@ -343,7 +343,10 @@ def _pulumi(stack: str, *flags: str) -> subprocess.CompletedProcess[str]:
 
 def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
-        return _main(Path(scratch))
+        try:
+            return _main(Path(scratch))
+        except KeyboardInterrupt:
+            return 130
 
 
 def _main(scratch: Path) -> int:

@@ -225,6 +225,15 @@ def test_ends_as_pulumi_ended(
     assert ("Nothing would change" in printed.out) == (status == 0)
 
 
+def test_an_interrupt_ends_it_without_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(report, "_pulumi", interrupted)
+    monkeypatch.setattr("sys.argv", ["report", "--stack", "dev"])
+    assert report.main() == 130
+
+
 NO_KEY = {"diagnostics": [{"severity": "error", "message": "gateway.keys.you\nhas no key yet"}]}
 
 
