@@ -331,6 +331,16 @@ def test_a_table_that_somebody_changed_is_told_and_loaded_again(guarded: Guarded
     guarded.run("confirm")
 
 
+def test_files_that_somebody_removed_are_there_again(guarded: Guarded) -> None:
+    files = "find /etc -name 'inference-stack-firewall*' | sort"
+    were = guarded.host.inside(files).splitlines()
+    assert len(were) == 4, "rules, unit, the unit's link for boots, drop-in"
+    for file in were:
+        guarded.host.inside(f"rm {file}; systemctl daemon-reload")
+        guarded.settle()
+        assert guarded.host.inside(files).splitlines() == were
+
+
 def test_the_distributions_own_service_takes_nothing_away(guarded: Guarded) -> None:
     was = guarded.table()
     guarded.host.inside("nft list ruleset | grep -v ^# >/srv/all; nft flush ruleset")

@@ -29,7 +29,7 @@ on_trial() { # these rules, and they are loaded
 
 kept() { # these rules, and they are loaded
   cmp -s "$KEPT" <<<"$RULES" && [[ $(digest_of_table) == "$(cat "$STATE/firewall-table" 2>/dev/null)" ]] &&
-    [[ $(systemctl is-enabled "$KEEPER" 2>/dev/null) == enabled && ! -e $TRIAL ]]
+    [[ $(systemctl is-enabled "$KEEPER" 2>/dev/null) == enabled && -e $BESIDE && ! -e $TRIAL ]]
 }
 
 try_rules() { # load them, and put back what was there after REVERT_S
