@@ -25,11 +25,12 @@ TIMEOUTS_S: dict[StepName, int] = {
     "reboot": 900,
     "engine": 1800,
     "mesh": 900,
-    "uplinks": 120,
+    "uplinks": 900,
     "firewall": 900,
     "confirm": 60,
 }
-"""Waiting ten minutes for apt's lock is in each; a DKMS build took 250 s on 4 cores, and a driver may need three."""
+"""Waiting ten minutes for apt's lock is in each but `confirm`, which installs nothing; a DKMS build took 250 s on 4
+cores, and a driver may need three."""
 APT_LOCK_S = 600
 
 PARTS: dict[StepName, tuple[str, ...]] = {

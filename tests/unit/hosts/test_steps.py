@@ -107,3 +107,9 @@ def test_a_script_gets_its_settings_as_words_that_the_shell_does_not_read() -> N
         assert text.endswith('main "$@" </dev/null\n')
         assert f"DIGEST={step.digest}\n" in text
     assert "DAEMON_JSON='{" in steps.text(given.steps[-1])
+
+
+def test_every_step_that_installs_outlasts_waiting_for_apt() -> None:
+    short = {step for step, limit_s in steps.TIMEOUTS_S.items() if limit_s <= steps.APT_LOCK_S}
+    assert short == {"confirm"}
+    assert "ensure" not in (steps.SCRIPTS / "confirm.sh").read_text()
