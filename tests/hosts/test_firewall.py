@@ -229,6 +229,21 @@ def test_containers_reach_the_world_and_the_host_its_containers(guarded: Guarded
     assert "1 packets received" in guarded.outside.inside(f"busybox ping -c 1 -W 2 {V6}")
 
 
+def test_a_container_gets_of_its_host_what_the_file_allows(guarded: Guarded) -> None:
+    ask = f"busybox sleep 1 | busybox nc -w 2 {guarded.host.address} {OTHER_SSHD}"
+    asked = f"docker exec -e PATH=/bin web busybox sh -c '{ask}'"
+    assert guarded.host.inside(asked, check=False) == ""
+    guarded.settle(guarded.ssh_from(guarded.operator), {"port": OTHER_SSHD, "sources": ["172.17.0.0/16"]})
+    assert "SSH-2.0" in guarded.host.inside(asked)
+
+
+def test_a_docker_that_is_started_again_opens_nothing(guarded: Guarded) -> None:
+    guarded.host.inside("systemctl restart docker")
+    until(lambda: guarded.host.inside(f"timeout 5 bash -c 'cat </dev/tcp/127.0.0.1/{PUBLISHED}'", check=False), 30)
+    assert guarded.ways_in() == {"front"}
+    assert "SSH-2.0" in guarded.asked_by_container(guarded.outside.address)
+
+
 def test_a_published_port_that_is_allowed_answers_those_who_may(guarded: Guarded) -> None:
     may = {"port": PUBLISHED, "sources": [f"{guarded.outside.address}/32", f"{OUTSIDE_V6}/128"]}
     guarded.settle(guarded.ssh_from(guarded.operator), may)
