@@ -30,6 +30,7 @@ from tools.mesh_control import digest, remove_stale, retag, write_policy, writer
 
 STARTS_WITHIN_S = 30
 GATEWAY, HOST, LAB = "tag:inference-prod-gateway", "tag:inference-prod-host", "tag:inference-lab-gateway"
+LAB_HOST = "tag:inference-lab-host"
 OPEN = '{"grants": [{"src": ["*"], "dst": ["*"], "ip": ["*"]}]} // everything\n'
 
 
@@ -57,8 +58,9 @@ class Server:
         return node
 
     def join_all(self) -> None:
-        """The hosts of both stacks, and a laptop for each person. Their tags must be in force."""
-        for name, node_tag in (("studio-1", GATEWAY), ("studio-2", HOST), ("lab-1", LAB)):
+        """The hosts of both stacks, one that has left the lab's file and isn't undone yet, and a laptop for each
+        person. Their tags must be in force."""
+        for name, node_tag in (("studio-1", GATEWAY), ("studio-2", HOST), ("lab-1", LAB), ("lab-2", LAB_HOST)):
             self.join(name, "kim", node_tag)
         for user in ("kim", "ann", "bo"):
             self.join(f"{user}s-laptop", user)
@@ -211,7 +213,7 @@ def test_nodes_whose_host_left_the_spec_are_removed_and_no_others(joined: Server
     joined.join("studio-9", "kim", HOST)
     assert [node.name for node in remove_stale(both(), joined.asked)] == ["studio-9"]
     left = {node.name for node in joined.asked.nodes()}
-    assert left == {"studio-1", "studio-2", "lab-1", "kims-laptop", "anns-laptop", "bos-laptop"}
+    assert left == {"studio-1", "studio-2", "lab-1", "lab-2", "kims-laptop", "anns-laptop", "bos-laptop"}
     joined.asked.delete_node("9999")
 
 
@@ -311,7 +313,7 @@ def test_make_policy_says_what_is_in_force(server: Server, capsys: pytest.Captur
     server.join_all()
     status, said = told(spec, server, capsys)
     assert status == 0, said
-    assert "Its tests hold: 120 connections" in said
+    assert "Its tests hold: 175 connections" in said
 
 
 def test_make_policy_shows_an_edit_and_lets_up_replace_it_when_told(
