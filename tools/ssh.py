@@ -165,7 +165,8 @@ def _explain(who: str, server: SshServer, log: str) -> str:
     if "Too many authentication failures" in log:
         return f"{who}: your SSH agent offered too many keys before the right one; `ssh-add -d` those not needed"
     if "Could not resolve hostname" in log:
-        return f"{who}: the name {server.address} is unknown here; is the mesh up, is it spelt right?"
+        nodes_alone = "a name in a mesh is known to its nodes alone, so this machine must be one (`tailscale status`)"
+        return f"{who}: the name {server.address} is unknown here; is it spelt right? {nodes_alone}"
     if "Connection refused" in log:
         return f"{who}: {at} refuses connections; is sshd running, is the port right?"
     if "during banner exchange" in log:

@@ -61,7 +61,8 @@ def connection(address: str = "10.89.29.10", port: int = 22, jump: bool = False)
         ),
         (
             "ssh: Could not resolve hostname 10.89.29.10: Name or service not known\n",
-            "studio-1: the name 10.89.29.10 is unknown here; is the mesh up, is it spelt right?",
+            "studio-1: the name 10.89.29.10 is unknown here; is it spelt right? a name in a mesh is known to its nodes "
+            "alone, so this machine must be one (`tailscale status`)",
         ),
         (
             "ssh: connect to host 10.89.29.10 port 22: Connection refused\n",
