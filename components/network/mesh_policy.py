@@ -50,7 +50,7 @@ class MeshPolicy(ComponentResource):
     def _stash(self, name: str, opts: ResourceOptions) -> Resource:
         plan, hook = self._args.plan, self._before(name)
         hooks = ResourceHookBinding(before_create=[hook], before_update=[hook])
-        kept = {"policy": dict(plan.policy), "taken-over": plan.taken_over or ""}
+        kept = {"policy": dict(plan.policy), "taken-over": plan.taken_over or "", "where": plan.where}
         return pulumi.Stash(name, input=kept, opts=ResourceOptions.merge(opts, ResourceOptions(hooks=hooks)))
 
     def _before(self, name: str) -> ResourceHook:

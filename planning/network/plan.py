@@ -56,6 +56,8 @@ class PolicyPlan:
     """The policy that this stack writes for a whole mesh."""
 
     control: Literal["tailscale", "headscale"]
+    where: str
+    """Which mesh: the headscale's address, or the tailnet's domain. Another one gets the policy anew."""
     policy: Mapping[str, Any]
     """With all its tests."""
     text: str

@@ -120,7 +120,14 @@ def plan_policy(spec: StackSpec) -> PolicyPlan | None:
     if mesh is None or mesh.policy != "owned":
         return None
     made = policy(spec)
-    return PolicyPlan(control=mesh.control, policy=made, text=text(made, spec.stack), taken_over=spec.taken_over_policy)
+    where = mesh.login_server or mesh.domain
+    return PolicyPlan(
+        control=mesh.control,
+        where=where,
+        policy=made,
+        text=text(made, spec.stack, where),
+        taken_over=spec.taken_over_policy,
+    )
 
 
 def policy(spec: StackSpec, present: Set[str] | None = None) -> Policy:
@@ -228,10 +235,14 @@ def mistagged(spec: StackSpec, nodes: Iterable[Node]) -> tuple[Node, ...]:
     )
 
 
-def text(made: Policy, stack: str) -> str:
-    """The policy as it is written: JSON below a line that says who wrote it and what, so that an edit shows."""
+def text(made: Policy, stack: str, where: str = "") -> str:
+    """The policy as it is written: JSON below a line that says who wrote it and what, so that an edit shows.
+
+    `where`: the mesh, for who can't tell by anything else that the same policy is yet to be written to another one.
+    """
     body = json.dumps(made, indent=2) + "\n"
-    return f"{WRITTEN} for the stack {stack}, sha256 {digest(body)}. Edits are told, and not kept.\n{body}"
+    of = f" Of {where}." if where else ""
+    return f"{WRITTEN} for the stack {stack}, sha256 {digest(body)}. Edits are told, and not kept.{of}\n{body}"
 
 
 def digest(body: str) -> str:

@@ -62,6 +62,11 @@ def the(token: str, resources: tuple[Made, ...]) -> Made:
     return found
 
 
+def the_stash(resources: tuple[Made, ...]) -> Made:
+    (found,) = (m for m in resources if m.name == "mesh-policy")
+    return found
+
+
 def test_the_whole_policy_is_sent_and_another_is_not_overwritten() -> None:
     """tailscale.Acl: `acl` is the policy file, as JSON or HuJSON, whose comments are kept. Without
     overwrite_existing_content the plugin sends If-Match with the mark of Tailscale's first policy, which any other
@@ -118,9 +123,24 @@ def test_a_headscales_policy_shows_line_by_line_in_a_preview() -> None:
     resources = made_of(prod())
     stashes = {m.name: m for m in resources if m.type == STASH}
     assert set(stashes) == {"mesh-policy", "mesh-policy-tests"}
-    assert stashes["mesh-policy"].inputs["input"] == {"policy": policy(prod()), "taken-over": ""}
+    kept = {"policy": policy(prod()), "taken-over": "", "where": "https://headscale.example.org"}
+    assert stashes["mesh-policy"].inputs["input"] == kept
     for stash in stashes.values():
         assert list(stash.request.hooks.before_create) == list(stash.request.hooks.before_update) != []
+
+
+def test_another_control_plane_gets_the_policy_too() -> None:
+    """It would let everything through, and who moves to it changes nothing else of the policy."""
+    here, there = (made_of(prod(login_server=f"https://{name}.example.org")) for name in ("here", "there"))
+    assert the_stash(here).inputs != the_stash(there).inputs
+    other = tailnet()
+    network = other.file.network
+    assert network.mesh
+    moved = network.model_copy(update={"mesh": network.mesh.model_copy(update={"domain": "tail5678.ts.net"})})
+    other = other.model_copy(update={"file": other.file.model_copy(update={"network": moved})})
+    text = the(ACL, made_of(other)).inputs["acl"]
+    assert text != the(ACL, made()).inputs["acl"]
+    assert is_ours(text, "prod")
 
 
 # The API.
