@@ -30,6 +30,8 @@ COMMAND = "command:remote:Command"
 """A step of a host's preparation, called `<host>-<step>`."""
 STASH = "pulumi:index:Stash"
 """What is written to a headscale."""
+OF_A_MESH = ("mesh-policy", "mesh-policy-tests", "tailnet-policy", "tailnet-names")
+"""What a mesh's owner leaves behind when it goes: see components.network.mesh_policy."""
 PREFIX = "inference-stack."
 FILES_TARGET = "/config"
 NO_KEY = "has no key yet"
@@ -180,6 +182,8 @@ def reasons(change: Change, carrier: Change | None) -> list[str]:
 
 def _policy(change: Change) -> list[str]:
     """Of a mesh's policy: who may reach what from now on, and no more."""
+    if change.verb == "delete" and change.name in OF_A_MESH:
+        return [f"  {'':<8}     stays in force as it is: the stack doesn't write it any more"]
 
     def of(inputs: Mapping[str, Any]) -> list[str]:
         made = (inputs.get("input") or {}).get("policy") if change.name == "mesh-policy" else inputs.get("acl")

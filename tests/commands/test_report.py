@@ -386,5 +386,8 @@ def test_a_changed_policy_says_who_may_reach_what_from_now_on(where: str) -> Non
     }[where]
     before, after = inputs(grants("tcp:22", "tcp:8080")), inputs(grants("tcp:8080", "tcp:3000"))
     said = report.report({"steps": [policy_step("update", before, after, kind, name)]}, "prod")
+    gone = report.report({"steps": [policy_step("delete", before, {}, kind, name)]}, "prod")
+    assert "ann@" not in gone, "nothing is taken from anybody"
+    assert "stays in force as it is" in gone
     told = [row.strip() for row in said.splitlines() if "ann@" in row]
     assert told == ["- ann@ → tag:inference-prod-gateway tcp:22", "+ ann@ → tag:inference-prod-gateway tcp:3000"]
