@@ -1,15 +1,12 @@
 """`make preview` of a stack with an ingress: the program itself, on the real Pulumi."""
 
-import os
-
 import pytest
 import yaml
 
-from tests.deploy.clone import REPO, Clone, make_clone
+from tests.deploy.clone import Clone
 from tests.golden.specs import ingress, stack_file
 from tests.network.plugin import install, recorded, set_token
-from tools.setup import engine, paths
-from tools.setup.progress import Step
+from tests.network.previewed import preview, previewed
 
 STACK = "out"
 API_TOKEN = "api-token-of-nobody"
@@ -19,38 +16,14 @@ API_TOKEN = "api-token-of-nobody"
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
     """This working tree with a stack that the internet reaches, and no Cloudflare token yet."""
     folder = tmp_path_factory.mktemp("clone")
-    paths.LOGS.mkdir(parents=True, exist_ok=True)
-    step = Step("Pulumi", paths.LOGS / "test-preview.log")
-    try:
-        found = engine.ensure(step)
-    finally:
-        step.close()
-    home = folder / "home"
-    engine.link_plugin(found, home)
-    install(home, folder)
+    made = previewed(folder, STACK)
+    install(folder / "home", folder)
     set_token(folder, "unused")
-    (folder / "backend").mkdir()
-    env = {
-        "PATH": f"{REPO}/.venv/bin:{found.bin_dir}:{os.environ['PATH']}",
-        "PULUMI_HOME": str(home),
-        "PULUMI_BACKEND_URL": f"file://{folder}/backend",
-        "PULUMI_CONFIG_PASSPHRASE": "test",
-        "PULUMI_SKIP_UPDATE_CHECK": "true",
-        "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
-    }
-    made = make_clone(folder / "inference-stack", stack=STACK, env=env)
     file = {**stack_file("dev"), "network": {"ingress": ingress()}}
     file["gateway"]["max_body_mib"] = 150
     made.spec_file.write_text(yaml.safe_dump(file))
-    made.run("pulumi", "stack", "init", STACK)
     made.run("pulumi", "config", "set", "--path", "inference-stack:key-hashes.me", "0" * 64, "-s", STACK)
     return made
-
-
-def preview(clone: Clone) -> tuple[int, str]:
-    """Exit status, and all that is said."""
-    done = clone.run("python", "-m", "tools.report", "--stack", STACK, check=False)
-    return done.returncode, done.stdout + done.stderr
 
 
 def test_without_a_token_it_is_told_before_anything_else(clone: Clone) -> None:
