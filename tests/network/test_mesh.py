@@ -17,9 +17,11 @@ from planning.hosts import steps
 from planning.hosts.plan import HostPlan, StepName
 from planning.names import FRONT_PORT
 from planning.network.exposure import findings
+from planning.network.firewall import ruleset
 from planning.network.listeners import SCRIPT, read_listeners
 from planning.network.policy import policy, text
 from stack_configs.schema.facts import Facts
+from stack_configs.schema.network import Allowed, Firewall, Network
 from stack_configs.schema.stack import StackSpec
 from tests.hosts.host import Host, bare_hosts
 from tests.hosts.repository import Repository, docker, spec_of, tailscale_package
@@ -159,6 +161,30 @@ def test_what_listens_on_loopback_is_published_into_the_mesh_alone(mesh: Mesh) -
     assert {at.rsplit(":", 1)[0] for at in listening} <= {"127.0.0.1", mesh.address("two"), "[fd7a:115c:a1e0::2]"}
 
 
+def test_a_host_that_joins_lets_the_mesh_in_through_rules_from_before(mesh: Mesh) -> None:
+    two, at = mesh.hosts["two"], f"{mesh.address('two')}:{FRONT_PORT}"
+    firewall = Network(firewall=Firewall(allow=(Allowed(port=22, sources=("0.0.0.0/0",)),)))
+    before = mesh.spec.model_copy(update={"file": mesh.spec.file.model_copy(update={"network": firewall})})
+    two.inside("apt-get install -qy nftables >/dev/null")
+    # What the node publishes it takes out of the tunnel itself; sshd's port, say, comes by the interface.
+    listen = f"import http.server as h; h.test(port={FRONT_PORT}, bind='{mesh.address('two')}')"
+    two.inside(f'tailscale serve reset; systemd-run -q --unit beside python3 -c "{listen}"')
+    assert _eventually(lambda: mesh.reaches("one", at))
+    two.put("/etc/inference-stack-firewall.nft", ruleset("two", before))
+    load = "nft -f /etc/inference-stack-firewall.nft"
+    two.inside(load)
+    try:
+        assert not mesh.reaches("one", at)
+        assert "the firewall's rules let in what comes over the mesh" in mesh.run("two", "join")
+        assert _eventually(lambda: mesh.reaches("one", at))
+        two.inside(load)  # as a boot does
+        assert mesh.reaches("one", at)
+        assert mesh.run("two", "join").strip() == QUIET
+    finally:
+        two.inside("nft delete table inet inference_stack; rm /etc/inference-stack-firewall.nft; systemctl stop beside")
+        mesh.run("two", "mesh")
+
+
 def test_the_nodes_own_listeners_are_declared_ones(mesh: Mesh) -> None:
     for name, host in mesh.hosts.items():
         inside = read_listeners(host.ssh("exec bash -s", stdin=SCRIPT.read_text()).stdout)
@@ -218,7 +244,7 @@ def test_after_a_power_cut_all_is_back_in_whatever_order_machines_start(mesh: Me
 
 def test_a_host_of_another_mesh_is_refused(mesh: Mesh) -> None:
     found = next(one for one in mesh.plan("one").steps if one.name == "join")
-    command = f"sudo -n bash -s apply summary https://elsewhere.example one.{DOMAIN}"
+    command = f"sudo -n bash -s apply summary https://elsewhere.example one.{DOMAIN} {found.digest}"
     done = mesh.hosts["one"].ssh(command, stdin=steps.text(found), check=False)
     assert "this host is a node of another mesh" in done.stderr
 
