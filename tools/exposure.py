@@ -154,8 +154,11 @@ def _run_scan(vantage: str, job: Sequence[Mapping[str, Any]]) -> list[dict[str, 
         raise VantageError(f"the vantage point {who} has no python3, which runs the scan there: install it")
     if done.returncode:
         raise VantageError(f"the scan failed at the vantage point {who}: {reason}; it needs Python 3.8 or newer")
-    # A shell's greeting may stand before it.
-    rows: list[dict[str, Any]] = json.loads(done.stdout.strip().splitlines()[-1])
+    try:
+        # A shell's greeting may stand before it.
+        rows: list[dict[str, Any]] = json.loads((done.stdout.strip().splitlines() or [""])[-1])
+    except ValueError:
+        raise VantageError(f"{who} ran no scan; does `ssh {vantage} python3 --version` work?") from None
     return rows
 
 

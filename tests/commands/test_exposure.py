@@ -127,6 +127,16 @@ def test_a_vantage_point_is_no_option_of_ssh(vantage: str) -> None:
         exposure.scan(vantage, {})
 
 
+@pytest.mark.parametrize("says", ["", "Welcome."])
+def test_a_vantage_point_that_runs_nothing_is_told(says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an account does that is only let in to menus."""
+    (tmp_path / "ssh").write_text(f"#!/bin/sh\ncat >/dev/null\necho '{says}'\n")
+    (tmp_path / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    with pytest.raises(VantageError, match=r"ops@203\.0\.113\.9 ran no scan"):
+        exposure.scan(VANTAGE, {})
+
+
 def test_lists_that_pulumi_writes_as_text_are_read(tmp_path: Path) -> None:
     """As `make up` leaves the stack dev: nothing of `pulumi config set` is YAML but its outside."""
     (tmp_path / "stack_configs").symlink_to(ROOT / "stack_configs")

@@ -52,9 +52,10 @@ ExecStartPost=-$(command -v nft) -f $KEPT
 ExecReload=-$(command -v nft) -f $KEPT
 ExecStopPost=-$(command -v nft) -f $KEPT
 END
-  sync "$KEPT"
   systemctl daemon-reload
   enable_unit --now "$KEEPER"
+  # Even a power cut right now is to be followed by a boot with the rules: files, and names of files.
+  sync "$KEPT" "$KEEPER_UNIT" "$BESIDE" "${KEPT%/*}" "${KEEPER_UNIT%/*}"{,/sysinit.target.wants} "${BESIDE%/*}"
   # As the next boot will do it.
   systemctl reload "$KEEPER"
   mkdir -p "$STATE"
