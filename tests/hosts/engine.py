@@ -8,12 +8,17 @@ from typing import Any
 
 from pulumi import automation
 from pulumi.runtime._callbacks import _CallbackServicer
+from pulumi.runtime._grpc_settings import _GRPC_CHANNEL_OPTIONS
 
 from tests.hosts.host import login
 from tests.hosts.plugin import install
 from tools import forget
 from tools.setup import engine, paths
 from tools.setup.progress import Step
+
+# Each run has an engine at a port of its own, and some day one gets the port of an engine that has ended. All channels
+# of a process share what they know of an address by default: that nobody answers there.
+_GRPC_CHANNEL_OPTIONS.append(("grpc.use_local_subchannel_pool", 1))
 
 
 @dataclass
